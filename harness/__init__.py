@@ -1,0 +1,1 @@
+"""Correctness and performance tests for GSM8K PPO with Tunix."""

@@ -1,0 +1,61 @@
+"""Sessions: `nox -l` lists them; what follows `--` goes to the tool behind one."""
+
+import os
+import pathlib
+import shutil
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["unit"]
+
+CONSTRAINTS = str(pathlib.Path(__file__).with_name("constraints.txt"))
+CPU = {"JAX_PLATFORMS": "cpu"}
+
+
+def install(session: nox.Session, *extras: str) -> None:
+    """Installs the harness with extras, everything as pinned, build tools too."""
+    target = f".[{','.join(extras)}]" if extras else "."
+    session.install(
+        "-c",
+        CONSTRAINTS,
+        "-e",
+        target,
+        env={"PIP_BUILD_CONSTRAINT": CONSTRAINTS, "UV_BUILD_CONSTRAINT": CONSTRAINTS},
+    )
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """The tests, on the CPU, on all its cores."""
+    install(session, "dev", "report")
+    session.run("pytest", "-n", "auto", "--dist", "loadgroup", *session.posargs, env=CPU)
+
+
+@nox.session
+def cpu_e2e(session: nox.Session) -> None:
+    """The recipe on the tiny model, on the CPU; writes runs/cpu_e2e unless told `--out`."""
+    install(session)
+    arguments = list(session.posargs)
+    if not any(each == "--out" or each.startswith("--out=") for each in arguments):
+        out = pathlib.Path("runs", "cpu_e2e")
+        if "--resume" not in arguments:
+            shutil.rmtree(out, ignore_errors=True)
+        arguments = ["--out", os.fspath(out), *arguments]
+    session.run(
+        "python",
+        *("-m", "harness", "run", "--preset", "tiny", "--require-gain"),
+        *arguments,
+        env=CPU,
+    )
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and types."""
+    install(session, "dev", "report")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("pyright")

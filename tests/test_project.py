@@ -1,0 +1,189 @@
+"""The walls between the rooms, the pinned set, and what no file may hold."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "harness"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def imports(source: str, package: str = "harness") -> set[str]:
+    """Names that a module's text imports, wherever in it, as absolute as can be.
+
+    `from a import b` counts as `a` and as `a.b`, and a literal given to
+    `import_module` counts too.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom():
+                above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+                base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+                names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+            case ast.Call(args=[ast.Constant(value=str(name)), *_]):
+                if ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+                    names.add(name)
+    return names
+
+
+def under(name: str, *prefixes: str) -> bool:
+    return any(name == each or name.startswith(f"{each}.") for each in prefixes)
+
+
+def modules() -> dict[str, set[str]]:
+    """Every module of the package, and what it imports."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        package = ".".join(parts[:-1])
+        name = package if parts[-1] == "__init__" else ".".join(parts)
+        found[name] = imports(path.read_text(), package)
+    return found
+
+
+def reached(start: str, graph: dict[str, set[str]]) -> set[str]:
+    """Modules that are loaded with the modules under `start`."""
+    seen: set[str] = set()
+    waiting = [name for name in graph if under(name, start)]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        waiting += [each for each in graph[name] if each in graph]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("import tunix.rl.ppo", "tunix.rl.ppo"),
+        ("from tunix import rl", "tunix.rl"),
+        ("from tunix.rl import ppo", "tunix.rl"),
+        ("def later():\n    import tunix.rl as x", "tunix.rl"),
+        ("importlib.import_module('tunix.rl')", "tunix.rl"),
+        ("from ..upstream import cluster", "harness.upstream.cluster"),
+        ("from . import upstream", "harness.measure.upstream"),
+    ],
+)
+def test_imports_are_seen_in_every_form(source, name):
+    assert name in imports(source, "harness.measure")
+
+
+def test_what_is_reached_through_others_is_seen():
+    graph = {"a": {"b", "os"}, "b": {"c"}, "c": {"a"}, "d": set()}
+    assert reached("a", graph) == {"a", "b", "c"}
+
+
+def test_only_upstream_knows_the_trainer():
+    through_the_wall = {
+        name: sorted(each for each in names if under(each, "tunix.rl"))
+        for name, names in modules().items()
+        if not under(name, "harness.upstream")
+    }
+    assert {name: each for name, each in through_the_wall.items() if each} == {}
+
+
+def test_the_oracle_rests_on_numpy_alone():
+    allowed = ("numpy", "harness.oracle", "__future__", *sys.stdlib_module_names)
+    others = {
+        (name, each)
+        for name, names in modules().items()
+        if under(name, "harness.oracle")
+        for each in names
+        if not under(each, *allowed) and each != "harness"
+    }
+    assert others == set()
+
+
+@pytest.mark.parametrize(
+    ("room", "closed"),
+    [
+        ("harness.measure", ("harness.models", "harness.upstream")),
+        ("harness.rewards", ("harness.models", "harness.upstream")),
+        ("harness.doctor", ("harness.upstream", "harness.pipeline", "harness.evaluation")),
+        ("harness.data", ("harness.models", "harness.upstream")),
+        ("harness.models", ("harness.upstream", "harness.pipeline", "harness.evaluation")),
+        ("harness.upstream", ("harness.pipeline", "harness.evaluation", "harness.cli")),
+    ],
+)
+def test_arrows_between_rooms_point_one_way(room, closed):
+    found = reached(room, modules())
+    assert found, f"there is no {room}"
+    assert sorted(name for name in found if under(name, *closed)) == []
+
+
+def pins() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    found = [re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+!]+)", line) for line in lines]
+    assert all(found), [line for line, each in zip(lines, found, strict=True) if not each]
+    return {canonicalize_name(each[1]): Version(each[2]) for each in found if each}
+
+
+def test_constraints_are_names_and_versions_only_each_once():
+    assert len(pins()) == len((ROOT / "constraints.txt").read_text().splitlines())
+
+
+def test_the_pinned_set_holds_no_torch():
+    assert {"torch", "torchvision", "tensorflow", "tunix"}.isdisjoint(pins())
+
+
+def requirements() -> list[Requirement]:
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"]
+    texts = [*PROJECT["build-system"]["requires"], *project["dependencies"]]
+    # The two extras with libtpu exclude each other, so that neither is pinned.
+    texts += [text for name in ("dev", "report") for text in extras[name]]
+    return [Requirement(text) for text in texts]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_the_pinned_version_is_in_the_supported_range(requirement):
+    pinned = pins()
+    assert canonicalize_name(requirement.name) in pinned
+    assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+@pytest.mark.parametrize("requirement", PROJECT["project"]["dependencies"])
+def test_every_dependency_has_a_lower_bound(requirement):
+    operators = {each.operator for each in Requirement(requirement).specifier}
+    assert operators & {">=", "==", "~="}
+
+
+def files() -> list[pathlib.Path]:
+    """Files that are, or would be, in the repository."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+# Put together here, so that this file does not hold them.
+REGISTRIES = re.compile(
+    rb"py" + rb"pi\.org|python" + rb"hosted\.org|registry\." + rb"npmjs|deb\." + rb"debian\.org"
+)
+HOMES = re.compile(rb"(?<![\w.])/(home|root|Users)/" + rb"\w")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+@pytest.mark.parametrize("pattern", [REGISTRIES, HOMES], ids=["registry host", "home folder"])
+def test_no_file_names(pattern):
+    held = files()
+    assert ROOT / "pyproject.toml" in held
+    assert [str(path) for path in held if pattern.search(path.read_bytes())] == []
