@@ -1,0 +1,214 @@
+"""Problems as batches: source, shuffle, prompt, batch, split, repeat.
+
+The order of the steps is the reference recipe's. What differs: no prompt is
+ever cut, a run that has too few problems for its batches is refused instead of
+shortened, and every epoch is a pass over the same batches. In the reference a
+second epoch draws other problems, those of the validation batches among them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import grain
+
+from harness.data import arithmetic
+from harness.data.cache import cache_root
+from harness.data.problem import Problem
+from harness.data.prompt import extract_answer, format_prompt
+from harness.errors import HarnessError
+from harness.recipe import Data, Recipe, train_batches
+
+__all__ = [
+    "Dataset",
+    "Encoder",
+    "Problem",
+    "cache_root",
+    "extract_answer",
+    "format_prompt",
+    "load",
+    "supervised_problems",
+]
+
+
+class Encoder(Protocol):
+    """What the data needs of a tokenizer: to count a prompt's tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """Gives the ids of a text, without `<bos>`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The batches of a run.
+
+    A batch is a dict of `prompts` (what the model is given), `question` and
+    `answer` (the final number), each a NumPy array of text, shape
+    `[batching.batch]`; the last test batch may be shorter.
+
+    Attributes:
+      train: Batches to train on, all epochs.
+      validation: Batches held back from training, if any.
+      test: Batches that evaluation answers.
+      long_prompts: Per split, the prompts over `rollout.max_prompt_length`
+        that were dropped from it.
+      problems: Per split, the problems that remain, before batching.
+    """
+
+    train: grain.MapDataset
+    validation: grain.MapDataset | None
+    test: grain.MapDataset
+    long_prompts: Mapping[str, int]
+    problems: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Selection(Sequence[Problem]):
+    """Some rows of a source, in its order."""
+
+    rows: Sequence[Problem]
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return dataclasses.replace(self, indices=self.indices[index])
+        return self.rows[self.indices[index]]
+
+
+def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
+    """Reads, shuffles, prompts and batches the problems of a recipe.
+
+    Args:
+      recipe: Source, sizes and seeds. Only `data.shuffle_seed` and, for the
+        built-in problems, `data.arithmetic.seed` decide order and content.
+      tokenizer: Counts the tokens of prompts.
+
+    Returns:
+      The batches.
+
+    Raises:
+      HarnessError: The source cannot be read, holds fewer full batches than
+        `data.num_batches` or no test problem, or has a used prompt over
+        `rollout.max_prompt_length` while `data.long_prompts` is `refuse`.
+    """
+    size = recipe.batching.batch
+    used = {"train": recipe.data.num_batches * size, "test": recipe.data.num_test_batches * size}
+    kept: dict[str, Sequence[Problem]] = {}
+    long_prompts: dict[str, int] = {}
+    for split, rows in _sources(recipe).items():
+        drop = recipe.data.long_prompts == "drop"
+        kept[split] = _fitting(recipe, tokenizer, rows) if drop else rows
+        long_prompts[split] = len(rows) - len(kept[split])
+    problems = {split: len(rows) for split, rows in kept.items()}
+    _check_sizes(recipe, problems, long_prompts)
+    shuffled = {split: _shuffled(recipe, rows) for split, rows in kept.items()}
+    if recipe.data.long_prompts == "refuse":
+        for split, rows in kept.items():
+            # The order matters only where not all problems are used.
+            partly = used[split] < len(rows)
+            in_use = shuffled[split][: used[split]] if partly else rows
+            _refuse_long(recipe, tokenizer, split, in_use)
+
+    columns = functools.partial(_columns, recipe.data)
+    batches = shuffled["train"].map(columns).batch(size, drop_remainder=True)
+    # As a source, these batches are the same in every epoch. Repeated as they
+    # are, Grain would shuffle anew, and train on what is held back here.
+    batches = grain.MapDataset.source(batches[: recipe.data.num_batches])
+    trained = train_batches(recipe)
+    validation = None
+    if trained < len(batches):
+        validation = batches[trained:].repeat(recipe.data.num_epochs)
+    return Dataset(
+        train=batches[:trained].repeat(recipe.data.num_epochs),
+        validation=validation,
+        test=shuffled["test"].map(columns).batch(size)[: recipe.data.num_test_batches],
+        long_prompts=long_prompts,
+        problems=problems,
+    )
+
+
+def supervised_problems(recipe: Recipe) -> list[Problem]:
+    """Gives the whole training split for supervised training, unshuffled.
+
+    Args:
+      recipe: As in `load`.
+
+    Returns:
+      Questions and worked answers, in the same order every time.
+
+    Raises:
+      HarnessError: The source cannot be read.
+    """
+    return list(_sources(recipe)["train"])
+
+
+def _sources(recipe: Recipe) -> dict[str, Sequence[Problem]]:
+    if recipe.data.source == "arithmetic":
+        train, test = arithmetic.problems(recipe.data.arithmetic)
+        return {"train": train, "test": test}
+    # Imported here: TensorFlow Datasets takes a second to import, and the
+    # built-in problems do without it.
+    from harness.data import gsm8k
+
+    return {**gsm8k.prepare(recipe.data.source, cache_root())}
+
+
+def _shuffled(recipe: Recipe, rows: Sequence[Problem]) -> grain.MapDataset:
+    return grain.MapDataset.source(rows).shuffle(seed=recipe.data.shuffle_seed)
+
+
+def _columns(data: Data, problem: Problem) -> dict[str, str]:
+    return {
+        "prompts": format_prompt(data, problem.question),
+        "question": problem.question,
+        "answer": extract_answer(problem.answer),
+    }
+
+
+def _length(recipe: Recipe, tokenizer: Encoder, problem: Problem) -> int:
+    """Counts the tokens that the sampler sees: `<bos>` and the prompt's."""
+    return 1 + len(tokenizer.encode(format_prompt(recipe.data, problem.question)))
+
+
+def _fitting(recipe: Recipe, tokenizer: Encoder, rows: Sequence[Problem]) -> Sequence[Problem]:
+    limit = recipe.rollout.max_prompt_length
+    indices = [i for i, row in enumerate(rows) if _length(recipe, tokenizer, row) <= limit]
+    return rows if len(indices) == len(rows) else _Selection(rows, indices)
+
+
+def _refuse_long(recipe: Recipe, tokenizer: Encoder, split: str, in_use: Iterable[Any]) -> None:
+    limit = recipe.rollout.max_prompt_length
+    lengths = [_length(recipe, tokenizer, problem) for problem in in_use]
+    count = sum(length > limit for length in lengths)
+    if count:
+        raise HarnessError(
+            f"{count} of the {len(lengths)} {split} prompts in use have more than "
+            f"rollout.max_prompt_length = {limit} tokens (the longest has {max(lengths)}): raise "
+            "rollout.max_prompt_length, or set data.long_prompts to drop"
+        )
+
+
+def _check_sizes(
+    recipe: Recipe, problems: Mapping[str, int], long_prompts: Mapping[str, int]
+) -> None:
+    size, wanted = recipe.batching.batch, recipe.data.num_batches
+    dropped = {
+        split: f" (after {count} with long prompts were dropped)" if count else ""
+        for split, count in long_prompts.items()
+    }
+    full = problems["train"] // size
+    if full < wanted:
+        raise HarnessError(
+            f"data.num_batches is {wanted} but {problems['train']} training problems"
+            f"{dropped['train']} make {full} full batches of {size}: lower data.num_batches or "
+            "batching.batch, or give more problems"
+        )
+    if not problems["test"]:
+        raise HarnessError(
+            f"there are no test problems{dropped['test']}: raise rollout.max_prompt_length"
+        )
