@@ -1,0 +1,74 @@
+"""What a measurement depends on besides the code under test."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "libtpu",
+    "flax",
+    "qwix",
+    "optax",
+    "orbax-checkpoint",
+    "google-tunix",
+    "grain",
+    "tensorflow-datasets",
+    "numpy",
+)
+
+
+def fingerprint() -> dict[str, Any]:
+    """Describes interpreter, machine, packages and devices.
+
+    Two measurements whose fingerprints are equal were taken under like
+    conditions. Nothing in it depends on time, paths or the machine's name, so
+    two calls on one machine give the same JSON byte for byte. JAX's backend is
+    started if it was not.
+
+    Returns:
+      Plain JSON values: `python`, `platform` (`system`, `machine`), `cpu`
+      (`model` or null, `count` of logical cores), `packages` (version, or null
+      where absent), `backend`, and `devices` (`kind`, `count`, over all
+      processes).
+    """
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": {"system": platform.system(), "machine": platform.machine()},
+        "cpu": {"model": _cpu_model(), "count": os.cpu_count()},
+        "packages": versions(PACKAGES),
+        "backend": jax.default_backend(),
+        "devices": {"kind": devices[0].device_kind, "count": len(devices)},
+    }
+
+
+def versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Gives the installed version of each distribution, none where absent."""
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str | None:
+    # platform.processor() is empty or a mere architecture on most Linuxes.
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or None
