@@ -1,0 +1,180 @@
+"""Gemma 3 checkpoints in upstream's Orbax layout: found, checked, read, written."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from orbax import checkpoint as ocp
+from tunix.models.gemma3 import params as gemma3_params
+
+from harness import errors
+from harness import recipe as recipe_lib
+
+_MARKERS = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "checkpoint")
+
+
+def find(path: str) -> epath.Path:
+    """Finds the Orbax folder at a path, or in one of its sub-folders.
+
+    Args:
+      path: A local or remote folder; a Kaggle download keeps the weights one
+        level down.
+
+    Returns:
+      The folder that holds the weights.
+
+    Raises:
+      HarnessError: There is no such folder, or none or several checkpoints.
+    """
+    folder = epath.Path(path)
+    if not folder.is_dir():
+        raise errors.HarnessError(
+            f"checkpoint {path} is not a folder: give the folder of an Orbax checkpoint"
+        )
+    if _is_checkpoint(folder):
+        return folder
+    found = [child for child in folder.iterdir() if child.is_dir() and _is_checkpoint(child)]
+    if len(found) != 1:
+        raise errors.HarnessError(
+            f"checkpoint {path} holds {len(found)} Orbax checkpoints: give the folder of one"
+        )
+    return found[0]
+
+
+def read(model: recipe_lib.Model) -> dict[tuple[Any, ...], np.ndarray]:
+    """Reads the weights that the recipe names, after checking their shapes.
+
+    Args:
+      model: Shapes and `checkpoint`.
+
+    Returns:
+      Every parameter by upstream's module path, in the checkpoint's dtype.
+
+    Raises:
+      HarnessError: The checkpoint is missing, truncated, or of another shape.
+    """
+    if model.checkpoint is None:
+        raise errors.HarnessError(
+            "this recipe takes its weights from a checkpoint: give --checkpoint PATH "
+            "(an Orbax folder of Gemma 3), or use --preset tiny"
+        )
+    folder = find(model.checkpoint)
+    checkpointer = ocp.StandardCheckpointer()
+    wanted = upstream_shapes(model)
+    try:
+        metadata = checkpointer.metadata(folder).item_metadata
+        # Shapes are looked at before gigabytes are read; the oldest checkpoints
+        # carry none, so they are looked at again afterwards.
+        if metadata is not None:
+            _check_shapes(folder, metadata.tree, wanted)
+        params = checkpointer.restore(folder)
+    except errors.HarnessError:
+        raise
+    except Exception as error:
+        raise _unreadable(folder, error) from None
+    _check_shapes(folder, params, wanted)
+    mapped = gemma3_params.map_from_upstream_checkpoint(params, text_only=True)
+    return {path: np.asarray(leaf) for path, leaf in _flatten(mapped).items()}
+
+
+def write(weights: Mapping[tuple[Any, ...], Any], path: epath.PathLike) -> None:
+    """Writes weights in the layout of the published checkpoints.
+
+    Args:
+      weights: Every parameter by upstream's module path, as
+        `harness.models.gemma.weights_of` gives them.
+      path: The folder to make; it must not exist.
+    """
+    tree: dict[str, dict[str, np.ndarray]] = {}
+    for module, name, value in _to_upstream({k: np.asarray(v) for k, v in weights.items()}):
+        tree.setdefault(module, {})[name] = value
+    checkpointer = ocp.StandardCheckpointer()
+    checkpointer.save(epath.Path(path).absolute(), tree)
+    checkpointer.wait_until_finished()
+
+
+def upstream_shapes(model: recipe_lib.Model) -> dict[str, tuple[int, ...]]:
+    """Gives the shapes that a checkpoint of this model must have, by its own names."""
+    d, h, n, k = model.embed_dim, model.head_dim, model.num_heads, model.num_kv_heads
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer/embedder/input_embedding": (model.vocab_size, d),
+        "transformer/final_norm/scale": (d,),
+    }
+    for index in range(model.num_layers):
+        layer = f"transformer/layer_{index}"
+        if n == k:
+            shapes[f"{layer}/attn/qkv_einsum/w"] = (3, n, d, h)
+        else:
+            shapes[f"{layer}/attn/q_einsum/w"] = (n, d, h)
+            shapes[f"{layer}/attn/kv_einsum/w"] = (2, k, d, h)
+        shapes[f"{layer}/attn/attn_vec_einsum/w"] = (n, h, d)
+        shapes[f"{layer}/attn/_query_norm/scale"] = (h,)
+        shapes[f"{layer}/attn/_key_norm/scale"] = (h,)
+        shapes[f"{layer}/mlp/gating_einsum/w"] = (2, model.hidden_dim, d)
+        shapes[f"{layer}/mlp/linear/w"] = (model.hidden_dim, d)
+        for norm in ("pre_attention", "post_attention", "pre_ffw", "post_ffw"):
+            shapes[f"{layer}/{norm}_norm/scale"] = (d,)
+    return shapes
+
+
+def _to_upstream(
+    weights: dict[tuple[Any, ...], np.ndarray],
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    for path, value in weights.items():
+        if path[0] != "layers":
+            yield f"transformer/{path[0]}", path[1], value
+            continue
+        layer, rest = f"transformer/layer_{path[1]}", path[2:]
+        if rest == ("mlp", "gate_proj", "kernel"):
+            up = weights[(*path[:2], "mlp", "up_proj", "kernel")]
+            yield f"{layer}/mlp/gating_einsum", "w", np.stack([value.T, up.T])
+        elif rest == ("mlp", "down_proj", "kernel"):
+            yield f"{layer}/mlp/linear", "w", value
+        elif rest != ("mlp", "up_proj", "kernel"):
+            yield "/".join((layer, *rest[:-1])), rest[-1], value
+
+
+def _check_shapes(
+    folder: epath.Path, tree: Mapping[str, Any], wanted: dict[str, tuple[int, ...]]
+) -> None:
+    found = {
+        "/".join(str(part) for part in path): tuple(leaf.shape)
+        for path, leaf in _flatten(tree).items()
+        if not str(path[0]).startswith("SigLiP")  # the vision tower of the larger models
+    }
+    for name in sorted(wanted.keys() & found.keys()):
+        if wanted[name] != found[name]:
+            raise errors.HarnessError(
+                f"checkpoint {folder} does not match the recipe's model: {name} has shape "
+                f"{list(found[name])}, the recipe needs {list(wanted[name])}"
+            )
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or extra:
+        what = (
+            f"lacks {missing[0]}" if missing else f"has {extra[0]}, unknown to the recipe's model"
+        )
+        raise errors.HarnessError(
+            f"checkpoint {folder} does not match the recipe's model: it {what} "
+            f"({len(missing)} missing, {len(extra)} unexpected)"
+        )
+
+
+def _unreadable(folder: epath.Path, error: Exception) -> errors.HarnessError:
+    reason = " ".join(str(error).split())[:160]
+    return errors.HarnessError(
+        f"checkpoint {folder} cannot be read, it is truncated or not an Orbax checkpoint: "
+        f"download it again ({type(error).__name__}: {reason})"
+    )
+
+
+def _is_checkpoint(folder: epath.Path) -> bool:
+    return any((folder / marker).exists() for marker in _MARKERS)
+
+
+def _flatten(tree: Any) -> dict[tuple[Any, ...], Any]:
+    if not isinstance(tree, Mapping):
+        return {(): tree}
+    return {
+        (key, *path): leaf for key, value in tree.items() for path, leaf in _flatten(value).items()
+    }

@@ -1,0 +1,174 @@
+"""Gemma 3 from a recipe: random at any size, or from a checkpoint."""
+
+import itertools
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tunix.models.gemma3 import model as gemma3
+
+from harness import recipe as recipe_lib
+from harness.models import checkpoint
+
+_KINDS = {
+    "local": gemma3.AttentionType.LOCAL_SLIDING,
+    "global": gemma3.AttentionType.GLOBAL,
+}
+
+
+def model_config(model: recipe_lib.Model) -> gemma3.ModelConfig:
+    """Gives upstream's configuration of the recipe's model."""
+    return gemma3.ModelConfig(
+        num_layers=model.num_layers,
+        num_embed=model.vocab_size,
+        embed_dim=model.embed_dim,
+        hidden_dim=model.hidden_dim,
+        num_heads=model.num_heads,
+        head_dim=model.head_dim,
+        num_kv_heads=model.num_kv_heads,
+        sliding_window_size=model.sliding_window,
+        local_base_frequency=model.local_rope_base,
+        global_base_frequency=model.global_rope_base,
+        param_dtype=jnp.dtype(model.dtype),
+    )
+
+
+def abstract_gemma(model: recipe_lib.Model) -> gemma3.Gemma3:
+    """Builds the module with shapes in place of weights.
+
+    Args:
+      model: Shapes, dtype and attention pattern.
+
+    Returns:
+      A Gemma 3 whose parameters are `jax.ShapeDtypeStruct`s.
+    """
+    config = model_config(model)
+    module = nnx.eval_shape(lambda: gemma3.Gemma3(config, rngs=nnx.Rngs(0)))
+    # Upstream fixes five local layers to one global one; a shallow model would
+    # have no global layer, so the kinds are set from the recipe.
+    for layer, kind in zip(module.layers, itertools.cycle(model.attention_pattern), strict=False):
+        layer.attn.attn_type = _KINDS[kind]
+        local = kind == "local"
+        layer.attn.rope_base_frequency = model.local_rope_base if local else model.global_rope_base
+    return module
+
+
+def random_gemma(model: recipe_lib.Model, mesh: jax.sharding.Mesh, seed: int) -> gemma3.Gemma3:
+    """Draws a Gemma 3 in which every weight matters.
+
+    Upstream's own initialisation has feed-forward kernels of zero and weights
+    of standard deviation 0.01, so half of the network would be untested and
+    the logits near uniform. Here a kernel has variance 1 / fan-in and a norm's
+    scale is 1 + N(0, 0.1), so activations are of order one at every layer and
+    logits have standard deviation near one.
+
+    Args:
+      model: Shapes and dtype.
+      mesh: Devices to lay the weights over.
+      seed: Weights depend on it and on each parameter's path, not on the mesh.
+
+    Returns:
+      The model, sharded by upstream's partition specs.
+    """
+    module = abstract_gemma(model)
+    state = nnx.to_pure_dict(nnx.state(module))
+    flat = {path: _draw(path, leaf.shape, seed) for path, leaf in flatten(state).items()}
+    return materialise(module, flat, mesh)
+
+
+def load_gemma(model: recipe_lib.Model, mesh: jax.sharding.Mesh) -> gemma3.Gemma3:
+    """Loads the weights from the recipe's checkpoint.
+
+    Args:
+      model: Shapes, dtype and `checkpoint`.
+      mesh: Devices to lay the weights over.
+
+    Returns:
+      The model, sharded by upstream's partition specs, in the recipe's dtype.
+
+    Raises:
+      HarnessError: The checkpoint is missing, truncated, or of another shape.
+    """
+    module = abstract_gemma(model)
+    return materialise(module, checkpoint.read(model), mesh)
+
+
+def materialise(
+    module: gemma3.Gemma3,
+    weights: Mapping[tuple[Any, ...], np.ndarray | jax.Array],
+    mesh: jax.sharding.Mesh,
+) -> gemma3.Gemma3:
+    """Puts weights into an abstract module.
+
+    Args:
+      module: From `abstract_gemma`; changed in place.
+      weights: Every parameter by its path.
+      mesh: Devices to lay them over.
+
+    Returns:
+      `module`.
+    """
+    state = nnx.state(module)
+    shardings = flatten(nnx.to_pure_dict(nnx.get_named_sharding(state, mesh)))
+    leaves = flatten(nnx.to_pure_dict(state))
+    placed = {
+        path: jax.device_put(jnp.asarray(weights[path], dtype=leaf.dtype), shardings[path])
+        for path, leaf in leaves.items()
+    }
+    nnx.update(module, unflatten(placed))
+    return module
+
+
+def weights_of(module: nnx.Module) -> dict[tuple[Any, ...], jax.Array]:
+    """Gives every parameter of a model by its path."""
+    return flatten(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+
+
+def clone(module: gemma3.Gemma3) -> gemma3.Gemma3:
+    """Copies a model; the copy shares no buffer with the original."""
+    graph, state = nnx.split(module)
+    return nnx.merge(graph, jax.tree.map(jnp.copy, state))
+
+
+def flatten(tree: Mapping[Any, Any]) -> dict[tuple[Any, ...], Any]:
+    """Flattens nested mappings to paths, in a fixed order."""
+    flat: dict[tuple[Any, ...], Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update({(key, *rest): leaf for rest, leaf in flatten(value).items()})
+        else:
+            flat[(key,)] = value
+    return flat
+
+
+def unflatten(flat: Mapping[tuple[Any, ...], Any]) -> dict[Any, Any]:
+    """Undoes `flatten`."""
+    tree: dict[Any, Any] = {}
+    for path, leaf in flat.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+def _draw(path: tuple[Any, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
+    name = "/".join(str(part) for part in path)
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    if path[-1] == "scale":
+        return 0.1 * noise
+    return noise / math.sqrt(_fan_in(path, shape))
+
+
+def _fan_in(path: tuple[Any, ...], shape: tuple[int, ...]) -> int:
+    if "attn_vec_einsum" in path:  # [heads, head_dim, embed]
+        return shape[0] * shape[1]
+    if "input_embedding" in path:  # [vocab, embed]; rows are scaled by sqrt(embed) when read
+        return shape[1]
+    return shape[-2]  # [..., embed, head_dim] of the projections, [in, out] of kernels

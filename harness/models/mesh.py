@@ -1,0 +1,31 @@
+"""The device mesh of a recipe."""
+
+import jax
+import numpy as np
+
+from harness import errors
+from harness import recipe as recipe_lib
+
+
+def make_mesh(sharding: recipe_lib.Sharding) -> jax.sharding.Mesh:
+    """Lays the (fsdp, tp) mesh over the first devices.
+
+    Args:
+      sharding: Sizes of the two axes.
+
+    Returns:
+      A mesh of shape [fsdp, tp] with those axis names.
+
+    Raises:
+      HarnessError: Fewer devices than fsdp * tp.
+    """
+    needed = sharding.fsdp * sharding.tp
+    devices = jax.devices()
+    if len(devices) < needed:
+        raise errors.HarnessError(
+            f"sharding needs {needed} devices (fsdp {sharding.fsdp} x tp {sharding.tp}) but "
+            f"{len(devices)} {devices[0].platform} device(s) are here: lower sharding.fsdp or "
+            "sharding.tp (on CPU, XLA_FLAGS=--xla_force_host_platform_device_count=N makes N)"
+        )
+    grid = np.asarray(devices[:needed]).reshape(sharding.fsdp, sharding.tp)
+    return jax.sharding.Mesh(grid, ("fsdp", "tp"))

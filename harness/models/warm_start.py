@@ -1,0 +1,249 @@
+"""Supervised training of a random policy, so that PPO has something to improve.
+
+The policy learns to write the final line of a solution, in the layout that
+rollouts have: prompts padded on the left, completions on the right. It stops
+as soon as it answers the asked share of problems that it is not trained on.
+The weights are kept under a key of everything that determines them.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tunix.models.gemma3 import model as gemma3
+from tunix.sft import utils as sft_utils
+
+from harness import errors
+from harness import recipe as recipe_lib
+from harness.data import cache
+from harness.data.problem import Problem
+from harness.data.prompt import extract_answer, format_prompt
+from harness.models import gemma
+from harness.tokenizer import Tokenizer
+
+_PACKAGES = ("google-tunix", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """What the warm start did.
+
+    Attributes:
+      steps: Optimizer steps made.
+      accuracy: Share of held-back problems whose whole answer is the likeliest
+        at every token, at the end.
+    """
+
+    steps: int
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """Token ids and loss mask of problems, each [N, P + T]."""
+
+    tokens: np.ndarray
+    is_answer: np.ndarray
+
+
+def warm_start(
+    recipe: recipe_lib.Recipe,
+    policy: gemma3.Gemma3,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    mesh: jax.sharding.Mesh,
+    on_step: Callable[[int, float], None] = lambda step, accuracy: None,
+) -> WarmStart:
+    """Trains a policy by supervision, or takes the weights from the cache.
+
+    Args:
+      recipe: `warm_start`, and the lengths and end tokens of rollouts.
+      policy: The model before LoRA; changed in place.
+      tokenizer: The tokenizer.
+      problems: Training problems; the first `check_problems` are held back.
+      mesh: Devices that hold the policy.
+      on_step: Called with the step and the held-back accuracy at each look.
+
+    Returns:
+      What was done; the same whether it was trained or cached.
+
+    Raises:
+      HarnessError: Too few problems whose prompt and answer fit.
+    """
+    config = recipe.warm_start
+    examples = _examples(recipe, tokenizer, problems)
+    if len(examples.tokens) < config.check_problems + config.batch:
+        raise errors.HarnessError(
+            f"the warm start needs {config.check_problems + config.batch} problems whose prompt "
+            f"and answer fit the rollout's lengths, and {len(examples.tokens)} do: raise "
+            "rollout.max_prompt_length, or lower warm_start.check_problems"
+        )
+    path = cache_path(recipe, tokenizer, problems)
+    if path.is_file():
+        return _restore(path, policy, mesh)
+    report = _train(recipe, policy, examples, mesh, tokenizer.pad_id(), on_step)
+    _store(path, policy, report)
+    return report
+
+
+def cache_path(
+    recipe: recipe_lib.Recipe, tokenizer: Tokenizer, problems: Sequence[Problem]
+) -> pathlib.Path:
+    """Gives the file that keeps the weights, whether it is there or not.
+
+    Its name follows from everything that determines the weights: seed, model,
+    mesh, `warm_start`, the token ids of the problems, the tokenizer, the
+    versions of the libraries, the backend, and this code.
+
+    Args:
+      recipe: As in `warm_start`.
+      tokenizer: The tokenizer.
+      problems: Training problems.
+
+    Returns:
+      A path under the cache.
+    """
+    key = _key(recipe, tokenizer, _examples(recipe, tokenizer, problems))
+    return cache.cache_root() / "warm_start" / f"{key}.npz"
+
+
+def _train(
+    recipe: recipe_lib.Recipe,
+    policy: gemma3.Gemma3,
+    examples: _Examples,
+    mesh: jax.sharding.Mesh,
+    pad_id: int,
+    on_step: Callable[[int, float], None],
+) -> WarmStart:
+    config = recipe.warm_start
+    held, rest = config.check_problems, len(examples.tokens) - config.check_problems
+    graph, params = nnx.split(policy)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(optax.schedules.linear_schedule(0.0, config.learning_rate, 20)),
+    )
+    opt_state = optimizer.init(params)
+
+    def logits_of(params: Any, tokens: jax.Array) -> jax.Array:
+        mask = tokens != pad_id
+        logits, _ = nnx.merge(graph, params)(
+            tokens[:, :-1],
+            sft_utils.build_positions_from_mask(mask)[:, :-1],
+            None,
+            sft_utils.make_causal_attn_mask(mask[:, :-1]),
+        )
+        return logits.astype(jnp.float32)
+
+    def loss_of(params: Any, tokens: jax.Array, is_answer: jax.Array) -> jax.Array:
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits_of(params, tokens), tokens[:, 1:]
+        )
+        weight = is_answer[:, 1:]
+        return jnp.sum(losses * weight) / jnp.sum(weight)
+
+    def step(params: Any, opt_state: Any, tokens: jax.Array, is_answer: jax.Array):
+        grads = jax.grad(loss_of)(params, tokens, is_answer)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def accuracy_of(params: Any, tokens: jax.Array, is_answer: jax.Array) -> jax.Array:
+        guesses = jnp.argmax(logits_of(params, tokens), axis=-1)
+        right = (guesses == tokens[:, 1:]) | ~is_answer[:, 1:]
+        return jnp.mean(jnp.all(right, axis=-1))
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    accuracy_of = jax.jit(accuracy_of)
+    rng = np.random.default_rng([recipe.seed, 1])
+    accuracy, done = 0.0, 0
+    with mesh:
+        while done < config.max_steps and accuracy < config.target_accuracy:
+            for _ in range(min(config.check_every, config.max_steps - done)):
+                rows = held + rng.integers(0, rest, config.batch)
+                params, opt_state = step(
+                    params, opt_state, examples.tokens[rows], examples.is_answer[rows]
+                )
+                done += 1
+            accuracy = float(accuracy_of(params, examples.tokens[:held], examples.is_answer[:held]))
+            on_step(done, accuracy)
+    # Laid over the mesh as cached weights are, so that what is compiled later
+    # does not depend on whether the weights were trained or read.
+    nnx.update(policy, params)
+    weights = {path: np.asarray(leaf) for path, leaf in gemma.weights_of(policy).items()}
+    gemma.materialise(policy, weights, mesh)
+    return WarmStart(done, accuracy)
+
+
+def _examples(
+    recipe: recipe_lib.Recipe, tokenizer: Tokenizer, problems: Sequence[Problem]
+) -> _Examples:
+    prompt_length, new_tokens = recipe.rollout.max_prompt_length, recipe.rollout.max_new_tokens
+    end = tokenizer.end_ids(recipe.rollout.end_tokens)[-1]
+    rows, masks = [], []
+    for problem in problems:
+        prompt = [
+            tokenizer.bos_id(),
+            *tokenizer.encode(format_prompt(recipe.data, problem.question)),
+        ]
+        answer = [*tokenizer.encode(f"\n#### {extract_answer(problem.answer)}"), end]
+        if len(prompt) > prompt_length or len(answer) > new_tokens:
+            continue
+        left, right = prompt_length - len(prompt), new_tokens - len(answer)
+        pad = tokenizer.pad_id()
+        rows.append([pad] * left + prompt + answer + [pad] * right)
+        masks.append([False] * prompt_length + [True] * len(answer) + [False] * right)
+    width = prompt_length + new_tokens
+    return _Examples(
+        np.asarray(rows, np.int32).reshape(-1, width), np.asarray(masks, bool).reshape(-1, width)
+    )
+
+
+def _key(recipe: recipe_lib.Recipe, tokenizer: Tokenizer, examples: _Examples) -> str:
+    tree = recipe_lib.to_dict(recipe)
+    digest = hashlib.sha256()
+    here = pathlib.Path(__file__)
+    for part in (
+        json.dumps({name: tree[name] for name in ("seed", "model", "warm_start", "sharding")}),
+        json.dumps({name: importlib.metadata.version(name) for name in _PACKAGES}),
+        f"{jax.default_backend()} {tokenizer.sha256}",
+    ):
+        digest.update(part.encode())
+    digest.update(examples.tokens.tobytes() + examples.is_answer.tobytes())
+    for module in (here, here.with_name("gemma.py")):
+        digest.update(module.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _store(path: pathlib.Path, policy: gemma3.Gemma3, report: WarmStart) -> None:
+    arrays = {
+        "/".join(map(str, key)): np.asarray(value, np.float32)
+        for key, value in gemma.weights_of(policy).items()
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            np.savez(file, __steps=report.steps, __accuracy=report.accuracy, **arrays)  # type: ignore[arg-type]
+        os.replace(file.name, path)
+    except OSError as error:
+        raise errors.HarnessError(
+            f"the cache folder {path.parent} cannot be written ({error.strerror}): set "
+            "PPO_HARNESS_CACHE to one that can"
+        ) from None
+
+
+def _restore(path: pathlib.Path, policy: gemma3.Gemma3, mesh: jax.sharding.Mesh) -> WarmStart:
+    names = {"/".join(map(str, key)): key for key in gemma.weights_of(policy)}
+    with np.load(path) as arrays:
+        weights = {key: arrays[name] for name, key in names.items()}
+        gemma.materialise(policy, weights, mesh)
+        return WarmStart(int(arrays["__steps"]), float(arrays["__accuracy"]))

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from harness import data, models, pipeline
+from harness import tokenizer as tokenizer_lib
+from harness.errors import HarnessError
+from harness.models import gemma, warm_start
+from tests.conftest import small_recipe
+
+
+def start(recipe, looks=None):
+    mesh = models.make_mesh(recipe.sharding)
+    policy = pipeline.make_policy(recipe, mesh)
+    report = warm_start.warm_start(
+        recipe,
+        policy,
+        tokenizer_lib.load(recipe),
+        data.supervised_problems(recipe),
+        mesh,
+        lambda step, accuracy: looks.append((step, accuracy)) if looks is not None else None,
+    )
+    return report, {path: np.asarray(leaf) for path, leaf in gemma.weights_of(policy).items()}
+
+
+def test_it_trains_once_and_gives_the_same_weights_from_the_cache(own_cache):
+    recipe = small_recipe("seed=11")
+    looks: list[tuple[int, float]] = []
+    first, trained = start(recipe, looks)
+    assert [step for step, _ in looks] == [10, 20]
+    cached_looks: list[tuple[int, float]] = []
+    second, cached = start(recipe, cached_looks)
+    assert cached_looks == []
+    assert first == second
+    for path, leaf in trained.items():
+        np.testing.assert_array_equal(cached[path], leaf)
+    assert not list((own_cache / "warm_start").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=12",
+        "warm_start.max_steps=10",
+        "warm_start.learning_rate=0.001",
+        "model.sliding_window=8",
+        "model.dtype=bfloat16",
+        "rollout.max_prompt_length=23",
+        "data.arithmetic.seed=4",
+        "data.system_prompt=Answer.",
+        "sharding.tp=2",
+    ],
+)
+def test_what_determines_the_weights_is_in_the_key(change):
+    def path(recipe):
+        problems = data.supervised_problems(recipe)
+        return warm_start.cache_path(recipe, tokenizer_lib.load(recipe), problems)
+
+    recipe = small_recipe("seed=11")
+    assert path(small_recipe("seed=11", change)) != path(recipe)
+    # What only PPO looks at leaves the weights where they are.
+    assert path(small_recipe("seed=11", "ppo.epsilon=0.1")) == path(recipe)
+
+
+def test_it_stops_at_the_asked_accuracy():
+    looks: list[tuple[int, float]] = []
+    recipe = small_recipe(
+        "seed=13",
+        "warm_start.target_accuracy=1e-9",
+        "warm_start.max_steps=400",
+        "warm_start.check_every=5",
+    )
+    report, _ = start(recipe, looks)
+    assert report.accuracy == looks[-1][1] > 0
+    assert all(accuracy == 0 for _, accuracy in looks[:-1])
+    assert report.steps == looks[-1][0] < 400
+
+
+def test_the_cached_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PPO_HARNESS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(HarnessError, match="PPO_HARNESS_CACHE"):
+        start(small_recipe("seed=14", "warm_start.max_steps=1"))
+
+
+def test_too_few_problems_that_fit_are_refused():
+    with pytest.raises(HarnessError, match=r"needs 48 problems .* and 0 do"):
+        start(small_recipe("rollout.max_prompt_length=8"))
