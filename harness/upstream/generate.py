@@ -1,0 +1,77 @@
+"""Generation for evaluation, by upstream's sampler."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+from tunix.generate import sampler as sampler_lib
+
+from harness import recipe as recipe_lib
+from harness.tokenizer import Tokenizer
+
+
+class Generator:
+    """Answers prompts with a model; the compiled programs are kept between calls."""
+
+    def __init__(
+        self,
+        recipe: recipe_lib.Recipe,
+        model: nnx.Module,
+        tokenizer: Tokenizer,
+        mesh: jax.sharding.Mesh,
+    ):
+        """Builds upstream's sampler around a model.
+
+        Args:
+          recipe: Lengths, cache size and end tokens.
+          model: The policy; weights that it is given later are seen.
+          tokenizer: The tokenizer.
+          mesh: Devices that hold the model.
+        """
+        self._recipe = recipe
+        self._mesh = mesh
+        self.model = model
+        self._end_ids = tokenizer.end_ids(recipe.rollout.end_tokens)
+        self._sampler = sampler_lib.Sampler(
+            model,
+            tokenizer,
+            sampler_lib.CacheConfig(
+                cache_size=recipe.rollout.cache_size,
+                num_layers=recipe.model.num_layers,
+                num_kv_heads=recipe.model.num_kv_heads,
+                head_dim=recipe.model.head_dim,
+            ),
+        )
+
+    def __call__(
+        self, prompts: Sequence[str], generation: recipe_lib.Generation, key: jax.Array
+    ) -> tuple[list[str], list[int]]:
+        """Completes prompts.
+
+        Every prompt is padded to the recipe's prompt length, whatever its
+        neighbours, so a batch of unequal prompts answers as each would alone.
+
+        Args:
+          prompts: [B] formatted prompts.
+          generation: Temperature, top-k and top-p.
+          key: Raw uint32 PRNG key; it may be donated and must not be used again.
+
+        Returns:
+          B texts without end token, and B counts of tokens before it.
+        """
+        self._sampler.transformer_state = nnx.variables(self.model, nnx.Param)
+        top_k = generation.top_k
+        if top_k is not None:
+            top_k = min(top_k, self._recipe.model.vocab_size)
+        with self._mesh:
+            output = self._sampler(
+                input_strings=list(prompts),
+                max_generation_steps=self._recipe.rollout.max_new_tokens,
+                max_prompt_length=self._recipe.rollout.max_prompt_length,
+                temperature=generation.temperature,
+                top_k=top_k,
+                top_p=generation.top_p,
+                eos_tokens=self._end_ids,
+                seed=key,  # type: ignore[arg-type]
+            )
+        return list(output.text), [len(tokens) for tokens in output.tokens]
