@@ -1,0 +1,205 @@
+"""What the harness adds to a global step, beside a plain Tunix script.
+
+Three learners of the same recipe and weights live in one process and take
+turns, a global step each: a plain Tunix script, the harness with Tunix as
+installed, and the harness with its mends. Only ratios within a turn are looked
+at, so that what else the machine does meanwhile meets all three alike.
+"""
+
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from orbax import checkpoint as ocp
+from tunix.rl import rl_cluster
+from tunix.rl.ppo import ppo_learner
+from tunix.rl.rollout import base_rollout
+from tunix.sft import metrics_logger
+
+from harness import data, models, pipeline, rewards, upstream
+from harness import recipe as recipe_lib
+from harness import tokenizer as tokenizer_lib
+
+WARM_UP, TURNS = 4, 24
+
+
+class Turns:
+    """Lets several trainings go one global step at a time, in turn.
+
+    A learner asks for its next batch when the step before it is over; the time
+    from a batch to the next request is the time of a step.
+    """
+
+    def __init__(self, names: list[str]):
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self._names = names
+        self._turn = names[0]
+        self._changed = threading.Condition()
+
+    def batches(self, name: str, source: list[Any]) -> Iterator[Any]:
+        # Upstream looks at the first batch before its first step.
+        yield source[0]
+        for batch in source[1:]:
+            with self._changed:
+                self._changed.wait_for(lambda: self._turn == name)
+            start = time.perf_counter()
+            yield batch
+            self.seconds[name].append(time.perf_counter() - start)
+            self._pass_on(name)
+        self._pass_on(name)
+
+    def _pass_on(self, name: str) -> None:
+        with self._changed:
+            self._turn = self._names[(self._names.index(name) + 1) % len(self._names)]
+            self._changed.notify_all()
+
+
+def plain_learner(
+    recipe: recipe_lib.Recipe, mesh: Any, actor: Any, critic: Any, tok: Any, folder: str
+) -> Any:
+    """What a user of Tunix writes by hand for this recipe."""
+    steps = recipe.data.num_batches * recipe.ppo.num_epochs
+
+    def optimizer(rate: float) -> optax.GradientTransformation:
+        schedule = optax.schedules.warmup_cosine_decay_schedule(
+            0.0, rate, max(1, steps // 10), steps, 0.0
+        )
+        return optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.adamw(schedule, b1=0.9, b2=0.999, weight_decay=0.01),
+        )
+
+    config = rl_cluster.ClusterConfig(
+        role_to_mesh={role: mesh for role in rl_cluster.Role},  # noqa: C420
+        training_config=rl_cluster.RLTrainingConfig(
+            actor_optimizer=optimizer(recipe.optimizers.actor_learning_rate),
+            critic_optimizer=optimizer(recipe.optimizers.critic_learning_rate),
+            max_steps=steps,
+            eval_every_n_steps=10,
+            mini_batch_size=recipe.batching.mini_batch,
+            train_micro_batch_size=recipe.batching.train_micro_batch,
+            rollout_micro_batch_size=recipe.batching.rollout_micro_batch,
+            compute_logps_micro_batch_size=recipe.batching.logps_micro_batch,
+            checkpoint_root_directory=f"{folder}/checkpoints",
+            checkpointing_options=ocp.CheckpointManagerOptions(
+                save_interval_steps=recipe.checkpoints.save_interval_steps, max_to_keep=4
+            ),
+            metrics_logging_options=metrics_logger.MetricsLoggerOptions(
+                log_dir=f"{folder}/tensorboard", flush_every_n_steps=20
+            ),
+        ),
+        rollout_config=base_rollout.RolloutConfig(
+            max_tokens_to_generate=recipe.rollout.max_new_tokens,
+            max_prompt_length=recipe.rollout.max_prompt_length,
+            kv_cache_size=recipe.rollout.cache_size,
+            temperature=recipe.rollout.temperature,
+            top_p=recipe.rollout.top_p,
+            top_k=recipe.rollout.top_k,
+            eos_tokens=list(tok.end_ids(recipe.rollout.end_tokens)),
+        ),
+    )
+    cluster = rl_cluster.RLCluster(actor=actor, critic=critic, tokenizer=tok, cluster_config=config)
+
+    def reward(prompts: Any, completions: Any, answer: Any, **_: Any) -> list[float]:
+        return [rewards.score(text, truth) for text, truth in zip(completions, answer, strict=True)]
+
+    return ppo_learner.PPOLearner(
+        rl_cluster=cluster,
+        ppo_config=ppo_learner.PPOConfig(
+            num_iterations=recipe.ppo.num_epochs,
+            beta=0.0,
+            epsilon=recipe.ppo.epsilon,
+            gamma=recipe.ppo.gamma,
+            gae_lambda=recipe.ppo.gae_lambda,
+            clip_range_value=recipe.ppo.clip_range_value,
+        ),
+        reward_fns=reward,  # type: ignore[arg-type]
+        data_shuffle_seed=recipe.seed,
+    )
+
+
+def ratio(mine: list[float], plain: list[float]) -> tuple[float, float, float]:
+    """Median of the ratios of turns, and its 95% interval by sign statistics."""
+    ratios = sorted(a / b for a, b in zip(mine, plain, strict=True))
+    # Order statistics that hold the median with 95% for a binomial of one half.
+    margin = int(0.98 * np.sqrt(len(ratios))) + 1
+    middle = len(ratios) // 2
+    return (
+        statistics.median(ratios),
+        ratios[max(0, middle - margin)],
+        ratios[min(len(ratios) - 1, middle + margin)],
+    )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # stock Tunix cuts rewards
+def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> None:
+    recipe = recipe_lib.load(
+        "tiny", assignments=[f"data.num_batches={1 + WARM_UP + TURNS}", "warm_start.max_steps=0"]
+    )
+    mesh = models.make_mesh(recipe.sharding)
+    tok = tokenizer_lib.load(recipe)
+    dataset = data.load(recipe, tok)
+    source = [dataset.train[i] for i in range(len(dataset.train))]
+
+    def pieces() -> tuple[Any, Any]:
+        policy = pipeline.make_policy(recipe, mesh)
+        return (
+            models.apply_lora(policy, recipe.lora, mesh, recipe.seed),
+            models.make_critic(policy, mesh, recipe.seed),
+        )
+
+    def harness_learner(name: str, mode: upstream.Mode) -> Any:
+        actor, critic = pieces()
+        mends = upstream.mends(mode)
+        cluster = upstream.make_cluster(
+            recipe,
+            mesh=mesh,
+            actor=actor,
+            critic=critic,
+            tokenizer=tok,
+            directory=tmp_path / name,
+            mends=mends,
+        )
+        upstream.StepRecorder(cluster)
+        return upstream.make_learner(
+            recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), mends=mends
+        )
+
+    learners = {
+        "plain": plain_learner(recipe, mesh, *pieces(), tok, str(tmp_path / "plain")),
+        "stock": harness_learner("stock", "stock"),
+        "mended": harness_learner("mended", "mended"),
+    }
+    turns = Turns(list(learners))
+
+    def train_all() -> None:
+        def train(name: str, learner: Any) -> Callable[[], None]:
+            def work() -> None:
+                with warnings.catch_warnings():
+                    learner.train(turns.batches(name, source))
+
+            return work
+
+        threads = [threading.Thread(target=train(*each)) for each in learners.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    benchmark.pedantic(train_all, rounds=1, iterations=1)
+    seconds = {name: found[WARM_UP:] for name, found in turns.seconds.items()}
+    assert {len(found) for found in seconds.values()} == {TURNS}
+    for name in ("stock", "mended"):
+        middle, low, high = ratio(seconds[name], seconds["plain"])
+        benchmark.extra_info[f"{name}_to_plain"] = middle
+        benchmark.extra_info[f"{name}_to_plain_ci95"] = [low, high]
+        print(f"\n{name} / plain: {middle:.4f} ({low:.4f} .. {high:.4f})")
+    benchmark.extra_info["plain_seconds_median"] = statistics.median(seconds["plain"])
+    benchmark.extra_info["device"] = jax.devices()[0].device_kind

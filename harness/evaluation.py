@@ -1,0 +1,154 @@
+"""Accuracy on test problems: greedy, standard or liberal generation, with intervals."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import stats
+
+from harness import recipe as recipe_lib
+from harness import rewards
+
+Generate = Callable[[Sequence[str], recipe_lib.Generation, jax.Array], tuple[list[str], list[int]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One completion of one test problem.
+
+    Attributes:
+      stage: When it was made, such as `baseline` or `trained`.
+      index: Number of the problem in the test set.
+      completion_pass: Number of the pass, from 0.
+      question: The question alone.
+      answer: The right answer.
+      completion: The text that the model wrote, without end token.
+      tokens: Tokens before the end token.
+      score: 1 for a right answer, 0.1 for a well-formed one, 0 otherwise,
+        whatever reward trains the policy.
+    """
+
+    stage: str
+    index: int
+    completion_pass: int
+    question: str
+    answer: str
+    completion: str
+    tokens: int
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Accuracy over a test set.
+
+    Attributes:
+      accuracy: Share of problems with a right completion, in 0..1.
+      format_accuracy: Share of problems with a well-formed completion, in 0..1.
+      total: Number of problems.
+      accuracy_ci95: Wilson interval of `accuracy`.
+      format_accuracy_ci95: Wilson interval of `format_accuracy`.
+      samples: Every completion.
+    """
+
+    accuracy: float
+    format_accuracy: float
+    total: int
+    accuracy_ci95: tuple[float, float]
+    format_accuracy_ci95: tuple[float, float]
+    samples: tuple[Sample, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives the figures, without samples, as plain JSON values."""
+        tree = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del tree["samples"]
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in tree.items()
+        }
+
+
+def evaluate(
+    recipe: recipe_lib.Recipe,
+    generate: Generate,
+    batches: Iterable[dict[str, np.ndarray]],
+    *,
+    stage: str = "evaluation",
+    on_batch: Callable[[int], None] = lambda problems: None,
+) -> Evaluation:
+    """Answers every test problem and scores the answers.
+
+    A problem counts as solved if any of the passes is right, as in the
+    reference recipe. The noise of a batch follows from the recipe's seed, the
+    pass and the number of the batch; it is the same before and after training.
+
+    Args:
+      recipe: How to generate, how often, and the batch size.
+      generate: Completes prompts, such as `harness.upstream.Generator`.
+      batches: Columns `prompts`, `question` and `answer`, each [B]; the last
+        batch may be smaller.
+      stage: Written into the samples.
+      on_batch: Called with the number of problems done after each batch.
+
+    Returns:
+      Accuracy, intervals and samples.
+    """
+    generation = recipe.evaluation.generations[recipe.evaluation.generation]
+    samples: list[Sample] = []
+    best: list[float] = []
+    for number, batch in enumerate(batches):
+        rows = len(batch["prompts"])
+        # A smaller last batch is filled up, so that one compiled program serves all.
+        filled = np.resize(batch["prompts"], recipe.batching.batch)
+        scores = np.zeros((recipe.evaluation.passes, rows))
+        for index in range(recipe.evaluation.passes):
+            key = _key(recipe.seed, index, number)
+            texts, tokens = generate([str(prompt) for prompt in filled], generation, key)
+            for row in range(rows):
+                answer = str(batch["answer"][row])
+                score = rewards.score(texts[row], answer)
+                scores[index, row] = score
+                samples.append(
+                    Sample(
+                        stage=stage,
+                        index=len(best) + row,
+                        completion_pass=index,
+                        question=str(batch["question"][row]),
+                        answer=answer,
+                        completion=texts[row],
+                        tokens=tokens[row],
+                        score=score,
+                    )
+                )
+        best.extend(scores.max(axis=0).tolist())
+        on_batch(len(best))
+    right = sum(score == 1.0 for score in best)
+    formed = sum(score > 0.0 for score in best)
+    return Evaluation(
+        accuracy=right / len(best),
+        format_accuracy=formed / len(best),
+        total=len(best),
+        accuracy_ci95=interval(right, len(best)),
+        format_accuracy_ci95=interval(formed, len(best)),
+        samples=tuple(samples),
+    )
+
+
+def interval(hits: int, total: int) -> tuple[float, float]:
+    """Gives the 95% interval of a share (Wilson 1927, JASA 22, p. 209).
+
+    Args:
+      hits: Number of successes.
+      total: Number of trials, at least 1.
+
+    Returns:
+      Lower and upper bound in 0..1.
+    """
+    bounds = stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
+    return float(bounds.low), float(bounds.high)
+
+
+def _key(seed: int, index: int, batch: int) -> jax.Array:
+    key = jax.random.PRNGKey(seed)
+    return jax.random.fold_in(jax.random.fold_in(key, index), batch)

@@ -1,0 +1,100 @@
+"""One small recipe for all tests, so that each program is compiled once."""
+
+import os
+
+# Said before JAX starts: eight devices, so that sharded meshes are tested too.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    # Compiling is what costs time here: the same programs, less polished.
+    + " --xla_backend_optimization_level=0"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from harness import pipeline
+from harness import recipe as recipe_lib
+
+pytest_plugins = ["pytester"]
+
+# Two layers, one of each kind of attention, and two batches of two mini-batches.
+SMALL = (
+    "model.num_layers=2",
+    'model.attention_pattern=["local", "global"]',
+    "model.embed_dim=32",
+    "model.hidden_dim=64",
+    "model.head_dim=8",
+    "lora.rank=4",
+    "data.num_batches=2",
+    "data.num_test_batches=2",
+    "data.arithmetic.train_problems=256",
+    "data.arithmetic.test_problems=13",
+    "batching.batch=8",
+    "batching.mini_batch=4",
+    "batching.train_micro_batch=4",
+    "batching.rollout_micro_batch=4",
+    "batching.logps_micro_batch=4",
+    "warm_start.max_steps=20",
+    "warm_start.batch=16",
+    "warm_start.check_problems=32",
+    "warm_start.check_every=10",
+    "checkpoints.save_interval_steps=6",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps on one worker what shares the finished run, or the fixtures of a module."""
+    for item in items:
+        shares_run = "finished_run" in getattr(item, "fixturenames", ())
+        group = "finished_run" if shares_run else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, compiled_programs: pathlib.Path):
+    """Keeps prepared data and warm starts of the tests apart from the user's."""
+    del compiled_programs
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("PPO_HARNESS_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def recipe() -> recipe_lib.Recipe:
+    return small_recipe()
+
+
+def small_recipe(*assignments: str) -> recipe_lib.Recipe:
+    return recipe_lib.load("tiny", assignments=(*SMALL, *assignments))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run of the whole recipe."""
+
+    recipe: recipe_lib.Recipe
+    out: pathlib.Path
+    result: pipeline.Result
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads((self.out / "result.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def finished_run(own_cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One run of the small recipe on one device, for all tests that look at one."""
+    del own_cache
+    return run_small(tmp_path_factory.mktemp("run") / "out", small_recipe())
+
+
+def run_small(out: pathlib.Path, recipe: recipe_lib.Recipe, **options: Any) -> Run:
+    return Run(recipe, out, pipeline.run(recipe, out, **options))
