@@ -383,6 +383,9 @@ class WarmStart:
       learning_rate: Peak rate of AdamW.
       target_accuracy: Training stops once this share of held-back training
         problems is answered, so that PPO has something left to learn.
+      wrong_answers: Share of the problems trained on that are shown with a
+        wrong answer, drawn evenly from all answers. A policy that saw none
+        gives some answers no probability at all, and PPO never samples them.
       check_every: Steps between two looks at that share.
       check_problems: Number of held-back problems looked at.
     """
@@ -391,6 +394,7 @@ class WarmStart:
     batch: PositiveInt = 128
     learning_rate: PositiveFloat = 3e-3
     target_accuracy: PositiveFraction = 0.35
+    wrong_answers: Annotated[float, Field(ge=0, lt=1)] = 0.0
     check_every: PositiveInt = 10
     check_problems: PositiveInt = 512
 
@@ -471,7 +475,7 @@ _TINY: dict[str, Any] = {
         "source": "arithmetic",
         "num_batches": 240,
         "num_test_batches": 8,
-        "arithmetic": {"train_problems": 16_000},
+        "arithmetic": {"train_problems": 16_000, "max_operand": 7},
     },
     "model": {
         "weights": "random",
@@ -488,11 +492,11 @@ _TINY: dict[str, Any] = {
     },
     "lora": {"rank": 16, "alpha": 16.0},
     "rollout": {
-        "max_prompt_length": 24,
+        "max_prompt_length": 20,
         "max_new_tokens": 8,
         "temperature": 1.0,
         "top_k": None,
-        "cache_size": 32,
+        "cache_size": 28,
         "end_tokens": ["<eos>", "<end_of_turn>"],
     },
     "batching": {
@@ -511,8 +515,9 @@ _TINY: dict[str, Any] = {
     "warm_start": {
         "max_steps": 400,
         "learning_rate": 1.5e-3,
-        "target_accuracy": 0.33,
-        "check_every": 2,
+        "target_accuracy": 0.3,
+        "wrong_answers": 0.5,
+        "check_every": 1,
     },
 }
 
@@ -528,7 +533,13 @@ _TINY_ON_GSM8K: dict[str, Any] = {
         "rollout_micro_batch": 16,
         "logps_micro_batch": 16,
     },
-    "warm_start": {"max_steps": 20, "batch": 16, "check_problems": 64},
+    "warm_start": {
+        "max_steps": 20,
+        "batch": 16,
+        "wrong_answers": 0.0,
+        "check_every": 5,
+        "check_problems": 64,
+    },
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {"gemma3-1b": {"name": "gemma3-1b"}, "tiny": _TINY}

@@ -30,6 +30,9 @@ SMALL = (
     "model.embed_dim=32",
     "model.hidden_dim=64",
     "model.head_dim=8",
+    "model.sliding_window=16",
+    "rollout.max_prompt_length=24",
+    "rollout.cache_size=32",
     "lora.rank=4",
     "data.num_batches=2",
     "data.num_test_batches=2",
@@ -46,15 +49,6 @@ SMALL = (
     "warm_start.check_every=10",
     "checkpoints.save_interval_steps=6",
 )
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps on one worker what shares the finished run, or the fixtures of a module."""
-    for item in items:
-        shares_run = "finished_run" in getattr(item, "fixturenames", ())
-        group = "finished_run" if shares_run else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

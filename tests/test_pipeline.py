@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +7,8 @@ import pytest
 
 from harness import models, pipeline, rewards, upstream
 from harness import recipe as recipe_lib
-from harness.data import arithmetic
 from harness.errors import HarnessError
-from harness.models import checkpoint, gemma
-from tests.conftest import run_small, small_recipe
+from tests.conftest import run_small
 
 
 def timeless(result: dict) -> dict:
@@ -147,60 +144,6 @@ def test_mends_are_named(finished_run):
     assert finished_run.json["upstream"]["mends"] == list(upstream.present())
 
 
-def test_bf16_a_reference_model_validation_dual_clip_and_entropy_run(tmp_path):
-    recipe = small_recipe(
-        "model.dtype=bfloat16",
-        "warm_start.max_steps=0",
-        "ppo.beta=0.05",
-        "data.train_fraction=0.5",
-        "ppo.epsilon_c=3.0",
-        "ppo.entropy_coef=0.01",
-        "evaluation.every_n_steps=2",
-    )
-    found = run_small(tmp_path / "out", recipe)
-    assert len(found.json["steps"]) == 1
-    assert all(np.isfinite(list(found.json["steps"][0].values())))
-
-
-def test_jsonl_in_gsm8ks_form_runs_end_to_end_through_array_record(tmp_path, own_cache):
-    folder = tmp_path / "gsm8k"
-    folder.mkdir()
-    splits = arithmetic.problems(recipe_lib.Arithmetic(train_problems=80, test_problems=6, seed=7))
-    for split, problems in zip(("train", "test"), splits, strict=True):
-        lines = [json.dumps(problem._asdict()) for problem in problems]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    recipe = recipe_lib.replace(small_recipe(), f"data.source=jsonl:{folder}")
-    found = run_small(tmp_path / "out", recipe)
-    assert found.json["data"]["problems"] == {"train": 80, "test": 6}
-    lines = (found.out / "samples.jsonl").read_text().splitlines()
-    asked = {json.loads(line)["question"] for line in lines}
-    assert asked == {problem.question for problem in splits[1]}
-    assert list(own_cache.rglob("*.array_record*"))
-
-
-def test_weights_from_a_checkpoint_and_a_reward_of_ones_own(recipe, tmp_path):
-    mesh = models.make_mesh(recipe.sharding)
-    folder = tmp_path / "weights"
-    checkpoint.write(gemma.weights_of(pipeline.make_policy(recipe, mesh)), folder)
-    given = recipe_lib.replace(
-        recipe,
-        "model.weights=checkpoint",
-        f"model.checkpoint={folder}",
-        "reward.function=tests.test_pipeline:always_two",
-        "data.num_batches=1",
-    )
-    found = run_small(tmp_path / "out", given)
-    assert found.json["warm_start"] is None
-    assert "warm_start" not in [phase["name"] for phase in found.json["phases"]]
-    assert [row["reward_mean"] for row in found.json["steps"]] == [2.0]
-
-
-def always_two(prompts, completions, **columns):
-    """A reward that likes everything."""
-    del prompts, columns
-    return [2.0] * len(completions)
-
-
 def test_a_folder_with_another_run_is_refused_and_left_alone(finished_run):
     before = (finished_run.out / "result.json").read_bytes()
     with pytest.raises(HarnessError, match="is not empty, it may hold another run"):
@@ -208,43 +151,42 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(finished_run):
     assert (finished_run.out / "result.json").read_bytes() == before
 
 
-BAD = {
-    "reward.function=nowhere:f": "cannot import nowhere",
-    "data.source=jsonl:/no/such/folder": "/no/such/folder",
-    "data.num_batches=500": "data.num_batches",
-    "rollout.max_prompt_length=12": "rollout.max_prompt_length",
-    "model.tokenizer=/no/such/file.model": "/no/such/file.model",
-    'rollout.end_tokens=["<over>"]': "<over>",
-    "sharding.tp=16": "needs 16 devices",
-}
+def test_a_run_did_what_the_account_said(finished_run):
+    said, did = finished_run.result.account, finished_run.json
+    assert len(did["steps"]) == said.global_steps
+    assert did["checkpoint_step"] == said.optimizer_steps
+    assert did["baseline"]["total"] == said.test_problems
+    kept = sorted(
+        int(folder.name)
+        for folder in (finished_run.out / "checkpoints" / "actor").iterdir()
+        if folder.name.isdigit()
+    )
+    assert tuple(kept) == said.checkpoints_kept
 
 
-def test_a_reward_that_fails_in_training_leaves_nothing_behind(recipe, tmp_path):
-    failing = recipe_lib.replace(recipe, "reward.function=tests.test_pipeline:short_reward")
-    with pytest.raises(HarnessError, match="gave 1 numbers for 4 completions"):
-        pipeline.run(failing, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def _fresh_actor(recipe: recipe_lib.Recipe):
+    mesh = models.make_mesh(recipe.sharding)
+    policy = pipeline.make_policy(recipe, mesh)
+    return models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
 
 
-def short_reward(prompts, completions, **columns):
-    """A reward that forgets all but one completion."""
-    del prompts, completions, columns
-    return [0.0]
+@pytest.mark.parametrize("step", [1, 6])
+def test_a_checkpoint_is_restored_by_the_step_that_was_saved(finished_run, step):
+    if step == 1:
+        with pytest.raises(HarnessError, match="holds no checkpoint of step 2: use one of"):
+            upstream.restore_actor(_fresh_actor(finished_run.recipe), finished_run.out, 2)
+    actor = _fresh_actor(finished_run.recipe)
+    assert upstream.restore_actor(actor, finished_run.out, step) == step
+    moved = any(
+        bool(jnp.any(factor != 0))
+        for name, factor in models.lora_weights(actor).items()
+        if name.endswith("_lora_b")
+    )
+    # Step 1 is made with learning rate 0.
+    assert moved == (step == 6)
 
 
-@pytest.mark.parametrize(("assignment", "said"), BAD.items())
-@pytest.mark.parametrize("exists", [True, False])
-def test_what_cannot_be_run_leaves_nothing_behind(assignment, said, exists, recipe, tmp_path):
-    out = tmp_path / "deep" / "out"
-    if exists:
-        out.mkdir(parents=True)
-    with pytest.raises(HarnessError, match=said.replace("(", r"\(")):
-        pipeline.run(recipe_lib.replace(recipe, assignment), out)
-    assert out.exists() == exists
-    assert not exists or not list(out.iterdir())
-
-
-def test_an_output_folder_that_cannot_be_written_is_named(recipe, tmp_path: pathlib.Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(HarnessError, match="cannot be written"):
-        pipeline.run(recipe, tmp_path / "file" / "out")
+def test_a_checkpoint_of_another_lora_is_refused(finished_run):
+    other = recipe_lib.replace(finished_run.recipe, "lora.rank=2")
+    with pytest.raises(HarnessError, match="does not match the recipe's LoRA"):
+        upstream.restore_actor(_fresh_actor(other), finished_run.out)

@@ -330,32 +330,10 @@ def test_counts_of_a_real_run_are_the_accounts():
     )
 
 
-@pytest.mark.parametrize("step", [1, 6])
-def test_a_checkpoint_is_restored_by_the_step_that_was_saved(finished_run, step):
-    if step == 1:
-        with pytest.raises(HarnessError, match="holds no checkpoint of step 2: use one of"):
-            upstream.restore_actor(_fresh_actor(finished_run.recipe), finished_run.out, 2)
-    actor = _fresh_actor(finished_run.recipe)
-    assert upstream.restore_actor(actor, finished_run.out, step) == step
-    moved = any(
-        bool(jnp.any(factor != 0))
-        for name, factor in models.lora_weights(actor).items()
-        if name.endswith("_lora_b")
-    )
-    # Step 1 is made with learning rate 0.
-    assert moved == (step == 6)
-
-
 def _fresh_actor(recipe: recipe_lib.Recipe):
     mesh = models.make_mesh(recipe.sharding)
     policy = pipeline.make_policy(recipe, mesh)
     return models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
-
-
-def test_a_checkpoint_of_another_lora_is_refused(finished_run):
-    other = recipe_lib.replace(finished_run.recipe, "lora.rank=2")
-    with pytest.raises(HarnessError, match="does not match the recipe's LoRA"):
-        upstream.restore_actor(_fresh_actor(other), finished_run.out)
 
 
 def test_a_folder_without_checkpoints_is_refused(recipe, tmp_path):

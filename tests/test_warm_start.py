@@ -61,6 +61,41 @@ def test_what_determines_the_weights_is_in_the_key(change):
     assert path(small_recipe("seed=11", "ppo.epsilon=0.1")) == path(recipe)
 
 
+def test_the_asked_share_of_answers_is_wrong_but_for_those_held_back():
+    recipe = small_recipe("warm_start.wrong_answers=0.5")
+    tokenizer = tokenizer_lib.load(recipe)
+    problems = data.supervised_problems(recipe)
+    plain = small_recipe("warm_start.wrong_answers=0.0")
+    right = warm_start.make_examples(plain, tokenizer, problems)
+    mixed = warm_start.make_examples(recipe, tokenizer, problems)
+    start = recipe.rollout.max_prompt_length
+    np.testing.assert_array_equal(mixed.tokens[:, :start], right.tokens[:, :start])
+    differs = (mixed.tokens != right.tokens).any(axis=1)
+    held = recipe.warm_start.check_problems
+    assert not differs[:held].any()
+    # 224 fair coins, and one time in nineteen the right answer all the same:
+    # 0.1 is three standard deviations.
+    assert abs(differs[held:].mean() - 0.47) < 0.1
+    written = {tokenizer.decode(row[start:].tolist()) for row in mixed.tokens}
+    assert written == {tokenizer.decode(row[start:].tolist()) for row in right.tokens}
+
+
+def test_an_example_is_prompt_answer_and_end_of_turn():
+    recipe = small_recipe()
+    tokenizer = tokenizer_lib.load(recipe)
+    (problem,) = data.supervised_problems(recipe)[:1]
+    found = warm_start.make_examples(recipe, tokenizer, [problem])
+    start = recipe.rollout.max_prompt_length
+    prompt = found.tokens[0, :start][found.tokens[0, :start] != tokenizer.pad_id()]
+    answer = found.tokens[0][found.is_answer[0]]
+    text = data.format_prompt(recipe.data, problem.question)
+    assert prompt.tolist() == [tokenizer.bos_id(), *tokenizer.encode(text)]
+    assert tokenizer.decode(answer.tolist()) == f"\n#### {data.extract_answer(problem.answer)}"
+    assert answer[-1] == tokenizer.piece_id("<end_of_turn>")
+    assert found.is_answer[0, start]
+    assert not found.is_answer[0, :start].any()
+
+
 def test_it_stops_at_the_asked_accuracy():
     looks: list[tuple[int, float]] = []
     recipe = small_recipe(

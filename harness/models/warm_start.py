@@ -50,8 +50,13 @@ class WarmStart:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Examples:
-    """Token ids and loss mask of problems, each [N, P + T]."""
+class Examples:
+    """Problems laid out as rollouts are.
+
+    Attributes:
+      tokens: int32 [N, P + T]; prompts end at P, answers begin there.
+      is_answer: bool [N, P + T]; where the loss looks.
+    """
 
     tokens: np.ndarray
     is_answer: np.ndarray
@@ -82,7 +87,7 @@ def warm_start(
       HarnessError: Too few problems whose prompt and answer fit.
     """
     config = recipe.warm_start
-    examples = _examples(recipe, tokenizer, problems)
+    examples = make_examples(recipe, tokenizer, problems)
     if len(examples.tokens) < config.check_problems + config.batch:
         raise errors.HarnessError(
             f"the warm start needs {config.check_problems + config.batch} problems whose prompt "
@@ -95,6 +100,46 @@ def warm_start(
     report = _train(recipe, policy, examples, mesh, tokenizer.pad_id(), on_step)
     _store(path, policy, report)
     return report
+
+
+def make_examples(
+    recipe: recipe_lib.Recipe, tokenizer: Tokenizer, problems: Sequence[Problem]
+) -> Examples:
+    """Turns problems into token ids.
+
+    Args:
+      recipe: Lengths, end tokens, and the share of wrong answers; the first
+        `warm_start.check_problems` rows always have the right one.
+      tokenizer: The tokenizer.
+      problems: N problems; those that do not fit the lengths are left out.
+
+    Returns:
+      The examples, in the order of the problems.
+    """
+    prompt_length, new_tokens = recipe.rollout.max_prompt_length, recipe.rollout.max_new_tokens
+    end, pad = tokenizer.end_ids(recipe.rollout.end_tokens)[-1], tokenizer.pad_id()
+    fitting: list[tuple[list[int], list[int]]] = []
+    for problem in problems:
+        text = format_prompt(recipe.data, problem.question)
+        prompt = [tokenizer.bos_id(), *tokenizer.encode(text)]
+        answer = [*tokenizer.encode(f"\n#### {extract_answer(problem.answer)}"), end]
+        if len(prompt) <= prompt_length and len(answer) <= new_tokens:
+            fitting.append((prompt, answer))
+    answers = sorted({tuple(answer) for _, answer in fitting})
+    rng = np.random.default_rng([recipe.seed, 2])
+    wrong = rng.random(len(fitting)) < recipe.warm_start.wrong_answers
+    wrong[: recipe.warm_start.check_problems] = False  # these say how good the policy is
+    rows, masks = [], []
+    for (prompt, answer), replaced in zip(fitting, wrong, strict=True):
+        if replaced:
+            answer = list(answers[rng.integers(len(answers))])
+        left, right = prompt_length - len(prompt), new_tokens - len(answer)
+        rows.append([pad] * left + prompt + answer + [pad] * right)
+        masks.append([False] * prompt_length + [True] * len(answer) + [False] * right)
+    width = prompt_length + new_tokens
+    return Examples(
+        np.asarray(rows, np.int32).reshape(-1, width), np.asarray(masks, bool).reshape(-1, width)
+    )
 
 
 def cache_path(
@@ -114,14 +159,14 @@ def cache_path(
     Returns:
       A path under the cache.
     """
-    key = _key(recipe, tokenizer, _examples(recipe, tokenizer, problems))
+    key = _key(recipe, tokenizer, make_examples(recipe, tokenizer, problems))
     return cache.cache_root() / "warm_start" / f"{key}.npz"
 
 
 def _train(
     recipe: recipe_lib.Recipe,
     policy: gemma3.Gemma3,
-    examples: _Examples,
+    examples: Examples,
     mesh: jax.sharding.Mesh,
     pad_id: int,
     on_step: Callable[[int, float], None],
@@ -184,31 +229,7 @@ def _train(
     return WarmStart(done, accuracy)
 
 
-def _examples(
-    recipe: recipe_lib.Recipe, tokenizer: Tokenizer, problems: Sequence[Problem]
-) -> _Examples:
-    prompt_length, new_tokens = recipe.rollout.max_prompt_length, recipe.rollout.max_new_tokens
-    end = tokenizer.end_ids(recipe.rollout.end_tokens)[-1]
-    rows, masks = [], []
-    for problem in problems:
-        prompt = [
-            tokenizer.bos_id(),
-            *tokenizer.encode(format_prompt(recipe.data, problem.question)),
-        ]
-        answer = [*tokenizer.encode(f"\n#### {extract_answer(problem.answer)}"), end]
-        if len(prompt) > prompt_length or len(answer) > new_tokens:
-            continue
-        left, right = prompt_length - len(prompt), new_tokens - len(answer)
-        pad = tokenizer.pad_id()
-        rows.append([pad] * left + prompt + answer + [pad] * right)
-        masks.append([False] * prompt_length + [True] * len(answer) + [False] * right)
-    width = prompt_length + new_tokens
-    return _Examples(
-        np.asarray(rows, np.int32).reshape(-1, width), np.asarray(masks, bool).reshape(-1, width)
-    )
-
-
-def _key(recipe: recipe_lib.Recipe, tokenizer: Tokenizer, examples: _Examples) -> str:
+def _key(recipe: recipe_lib.Recipe, tokenizer: Tokenizer, examples: Examples) -> str:
     tree = recipe_lib.to_dict(recipe)
     digest = hashlib.sha256()
     here = pathlib.Path(__file__)
