@@ -23,7 +23,10 @@ from harness import recipe as recipe_lib
 
 pytest_plugins = ["pytester"]
 
-# Two layers, one of each kind of attention, and two batches of two mini-batches.
+# Two layers, one of each kind of attention; two whitening groups and two
+# gradients behind each optimizer step; a limit that stops training after the
+# second of three batches, one step late. The limit is a number, since the
+# learning rates, and so the compiled step, follow from it.
 SMALL = (
     "model.num_layers=2",
     'model.attention_pattern=["local", "global"]',
@@ -34,12 +37,13 @@ SMALL = (
     "rollout.max_prompt_length=24",
     "rollout.cache_size=32",
     "lora.rank=4",
-    "data.num_batches=2",
+    "data.num_batches=3",
+    "optimizers.max_steps=3",
     "data.num_test_batches=2",
     "data.arithmetic.train_problems=256",
     "data.arithmetic.test_problems=13",
     "batching.batch=8",
-    "batching.mini_batch=4",
+    "batching.mini_batch=8",
     "batching.train_micro_batch=4",
     "batching.rollout_micro_batch=4",
     "batching.logps_micro_batch=4",
@@ -47,7 +51,7 @@ SMALL = (
     "warm_start.batch=16",
     "warm_start.check_problems=32",
     "warm_start.check_every=10",
-    "checkpoints.save_interval_steps=6",
+    "checkpoints.save_interval_steps=3",
 )
 
 
@@ -56,7 +60,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, compiled_programs: pathl
     """Keeps prepared data and warm starts of the tests apart from the user's."""
     del compiled_programs
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        base = tmp_path_factory.getbasetemp()
+        # The workers of a session share it, as they share the programs.
+        folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
         patch.setenv("PPO_HARNESS_CACHE", str(folder))
         yield folder
 

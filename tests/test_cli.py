@@ -102,18 +102,17 @@ def test_doctor_names_versions_and_defects_and_writes_json(capsys, tmp_path, mon
 def test_run_of_stock_tunix_that_must_gain_and_cannot_says_so_with_exit_code_one(capsys, tmp_path):
     out_dir = tmp_path / "out"
     with pytest.warns(FutureWarning, match="scatter inputs have incompatible types"):
-        # A learning rate of next to nothing leaves the policy where it was.
+        # One batch of eight teaches a random policy nothing.
         code, out, err = call(
             capsys,
-            *("run", *small(), "--set", "data.num_batches=1", "--seed", 3, "--upstream", "stock"),
-            *("--set", "optimizers.actor_learning_rate=1e-12", "--require-gain", "--out", out_dir),
+            *("run", *small(), "--set", "data.num_batches=1", "--upstream", "stock"),
+            *("--require-gain", "--out", out_dir),
         )
     assert (code, err) == (1, "")
     assert "before PPO" in out
     assert "after PPO" in out
     assert "(stock); mends: none" in " ".join(out.split())
     result = json.loads((out_dir / "result.json").read_text())
-    assert result["recipe"]["seed"] == 3
     assert (result["upstream"]["mode"], result["upstream"]["mends"]) == ("stock", [])
 
 

@@ -111,7 +111,12 @@ def test_bf16_by_choice(one_device):
     policy = models.random_gemma(recipe.model, one_device, 0)
     actor = models.apply_lora(policy, recipe.lora, one_device, 0)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(actor))} == {jnp.bfloat16.dtype}
-    assert forward(actor, jnp.ones((2, LENGTH), jnp.int32)).dtype == jnp.bfloat16
+    rows = jnp.ones((2, LENGTH), jnp.int32)
+    assert forward(actor, rows).dtype == jnp.bfloat16
+    critic = models.make_critic(policy, one_device, 0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(critic))} == {jnp.bfloat16.dtype}
+    # Values are summed up over a completion, so they leave the critic in float32.
+    assert forward(critic, rows).dtype == jnp.float32
 
 
 def test_lora_at_the_start_changes_nothing_and_has_a_pair_for_each_named_module(

@@ -170,7 +170,7 @@ def _fresh_actor(recipe: recipe_lib.Recipe):
     return models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
 
 
-@pytest.mark.parametrize("step", [1, 6])
+@pytest.mark.parametrize("step", [1, 3])
 def test_a_checkpoint_is_restored_by_the_step_that_was_saved(finished_run, step):
     if step == 1:
         with pytest.raises(HarnessError, match="holds no checkpoint of step 2: use one of"):
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_restored_by_the_step_that_was_saved(finished_run, step)
         if name.endswith("_lora_b")
     )
     # Step 1 is made with learning rate 0.
-    assert moved == (step == 6)
+    assert moved == (step == 3)
 
 
 def test_a_checkpoint_of_another_lora_is_refused(finished_run):

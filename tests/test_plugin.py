@@ -8,27 +8,25 @@ import pytest
 from harness import recipe as recipe_lib
 
 SMALL = {SMALL!r}
-HALF = ("batching.batch=4", "lora.alpha=16.0")
 
 @pytest.fixture{{scope}}
 def recipe():
-    return recipe_lib.load("tiny", assignments=(*SMALL, *HALF))
+    return recipe_lib.load("tiny", assignments=SMALL)
 """
 
 LEARNS = """
 import jax.numpy as jnp
-from harness import models, upstream
+from harness import models
 
 def test_all_that_rests_on_the_recipe_follows(
     recipe, mesh, tokenizer, dataset, actor, critic, cluster, learner, rollout_batch, train_example
 ):
-    assert len(rollout_batch["prompts"]) == recipe.batching.batch == 4
-    assert train_example.completion_ids.shape == (4, recipe.rollout.max_new_tokens)
+    assert len(rollout_batch["prompts"]) == recipe.batching.batch == 8
+    assert train_example.completion_ids.shape == (8, recipe.rollout.max_new_tokens)
     assert {f.shape[-1] for n, f in models.lora_weights(actor).items() if "lora_a" in n} == {4}
     assert len(actor.layers) == 2 and critic.backbone.embed_dim == 32
     assert cluster is learner.rl_cluster
-    for _ in range(2):
-        upstream.train_on(learner, train_example)
+    learner.train(dataset.train)
     moved = models.lora_weights(actor)
     assert any(bool(jnp.any(f != 0)) for n, f in moved.items() if n.endswith("lora_b"))
 

@@ -14,15 +14,14 @@ from harness.models import checkpoint, gemma
 from tests.conftest import run_small, small_recipe
 
 
-def test_bf16_a_reference_model_validation_dual_clip_and_entropy_run(tmp_path):
+def test_a_reference_model_validation_dual_clip_and_entropy_run(tmp_path):
     recipe = small_recipe(
-        "model.dtype=bfloat16",
-        "warm_start.max_steps=0",
         "ppo.beta=0.05",
         "data.train_fraction=0.5",
         "ppo.epsilon_c=3.0",
         "ppo.entropy_coef=0.01",
-        "evaluation.every_n_steps=2",
+        "evaluation.every_n_steps=1",
+        "data.num_batches=2",
     )
     found = run_small(tmp_path / "out", recipe)
     assert len(found.json["steps"]) == 1

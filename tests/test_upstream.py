@@ -239,8 +239,9 @@ def test_a_step_moves_every_lora_pair_and_the_critic_and_nothing_of_the_base(men
     base = snapshot(mended.actor, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam)))
     lora = models.lora_weights(mended.actor)
     critic = snapshot(mended.critic, nnx.Param)
-    # The first step has learning rate 0; a LoRA's first factor moves once its second has.
-    for _ in range(3):
+    # Two gradients make a step. The first step has learning rate 0; a LoRA's
+    # first factor moves once its second has.
+    for _ in range(6):
         upstream.train_on(mended.learner, example)
     after = snapshot(mended.actor, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam)))
     jax.tree.map(np.testing.assert_array_equal, base, after)
@@ -298,13 +299,8 @@ def test_rebinding_a_name_that_is_not_looked_up_fails():
 
 
 def test_counts_of_a_real_run_are_the_accounts():
-    """Accumulation over four micro-batches, two whitening groups, and a limit overshot."""
-    recipe = small_recipe(
-        "batching.mini_batch=8",
-        "batching.train_micro_batch=2",
-        "optimizers.max_steps=3",
-        "data.num_batches=3",
-    )
+    """Accumulation over micro-batches, two whitening groups, and a limit overshot."""
+    recipe = small_recipe()
     pieces = Pieces(recipe, ALL)
     whitened, rolled = [], []
 

@@ -22,7 +22,13 @@ def start(recipe, looks=None):
     return report, {path: np.asarray(leaf) for path, leaf in gemma.weights_of(policy).items()}
 
 
-def test_it_trains_once_and_gives_the_same_weights_from_the_cache(own_cache):
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("PPO_HARNESS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_it_trains_once_and_gives_the_same_weights_from_the_cache(empty_cache):
     recipe = small_recipe("seed=11")
     looks: list[tuple[int, float]] = []
     first, trained = start(recipe, looks)
@@ -33,7 +39,7 @@ def test_it_trains_once_and_gives_the_same_weights_from_the_cache(own_cache):
     assert first == second
     for path, leaf in trained.items():
         np.testing.assert_array_equal(cached[path], leaf)
-    assert not list((own_cache / "warm_start").glob("*.tmp"))
+    assert not list((empty_cache / "warm_start").glob("*.tmp"))
 
 
 @pytest.mark.parametrize(
