@@ -99,8 +99,11 @@ def test_doctor_names_versions_and_defects_and_writes_json(capsys, tmp_path, mon
     assert json.loads(text)["ok"] is True
 
 
-def test_run_of_stock_tunix_that_must_gain_and_cannot_says_so_with_exit_code_one(capsys, tmp_path):
-    out_dir = tmp_path / "out"
+def test_run_of_stock_tunix_that_must_gain_and_cannot_says_so_with_exit_code_one(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    out_dir = pathlib.Path("deep", "out")  # relative, as a person types it
     with pytest.warns(FutureWarning, match="scatter inputs have incompatible types"):
         # One batch of eight teaches a random policy nothing.
         code, out, err = call(

@@ -104,6 +104,8 @@ def make_cluster(
       The cluster.
     """
     batching = recipe.batching
+    # Orbax refuses relative folders, and only at the first checkpoint.
+    directory = directory.absolute() if directory else None
     training = rl_cluster.RLTrainingConfig(
         actor_optimizer=make_optimizer(recipe, recipe.optimizers.actor_learning_rate),
         critic_optimizer=make_optimizer(recipe, recipe.optimizers.critic_learning_rate),
