@@ -94,7 +94,7 @@ def warm_start(
             f"and answer fit the rollout's lengths, and {len(examples.tokens)} do: raise "
             "rollout.max_prompt_length, or lower warm_start.check_problems"
         )
-    path = cache_path(recipe, tokenizer, problems)
+    path = _cache_file(recipe, tokenizer, examples)
     if path.is_file():
         return _restore(path, policy, mesh)
     report = _train(recipe, policy, examples, mesh, tokenizer.pad_id(), on_step)
@@ -159,8 +159,13 @@ def cache_path(
     Returns:
       A path under the cache.
     """
-    key = _key(recipe, tokenizer, make_examples(recipe, tokenizer, problems))
-    return cache.cache_root() / "warm_start" / f"{key}.npz"
+    return _cache_file(recipe, tokenizer, make_examples(recipe, tokenizer, problems))
+
+
+def _cache_file(
+    recipe: recipe_lib.Recipe, tokenizer: Tokenizer, examples: Examples
+) -> pathlib.Path:
+    return cache.cache_root() / "warm_start" / f"{_key(recipe, tokenizer, examples)}.npz"
 
 
 def _train(
