@@ -114,7 +114,13 @@ def test_a_second_run_with_the_seed_is_bit_identical(finished_run, tmp_path):
 @pytest.fixture(scope="module")
 def sharded_run(finished_run, tmp_path_factory):
     """The run of `finished_run` on eight devices."""
-    recipe = recipe_lib.replace(finished_run.recipe, "sharding.fsdp=4", "sharding.tp=2")
+    recipe = recipe_lib.replace(
+        finished_run.recipe,
+        "sharding.fsdp=4",
+        "sharding.tp=2",
+        # Orbax cuts each array for each device, slowly: the last step is enough.
+        "checkpoints.save_interval_steps=100",
+    )
     return run_small(tmp_path_factory.mktemp("sharded") / "out", recipe)
 
 

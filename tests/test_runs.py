@@ -14,51 +14,57 @@ from harness.models import checkpoint, gemma
 from tests.conftest import run_small, small_recipe
 
 
-def test_a_reference_model_validation_dual_clip_and_entropy_run(tmp_path):
-    recipe = small_recipe(
-        "ppo.beta=0.05",
-        "data.train_fraction=0.5",
-        "ppo.epsilon_c=3.0",
-        "ppo.entropy_coef=0.01",
-        "evaluation.every_n_steps=1",
-        "data.num_batches=2",
-    )
-    found = run_small(tmp_path / "out", recipe)
-    assert len(found.json["steps"]) == 1
-    assert all(np.isfinite(list(found.json["steps"][0].values())))
+PROBLEMS = arithmetic.problems(recipe_lib.Arithmetic(train_problems=80, test_problems=6, seed=7))
 
 
-def test_jsonl_in_gsm8ks_form_runs_end_to_end_through_array_record(tmp_path, own_cache):
-    folder = tmp_path / "gsm8k"
-    folder.mkdir()
-    splits = arithmetic.problems(recipe_lib.Arithmetic(train_problems=80, test_problems=6, seed=7))
-    for split, problems in zip(("train", "test"), splits, strict=True):
+@pytest.fixture(scope="module")
+def own_parts(own_cache, tmp_path_factory):
+    """One run of everything a user can bring or switch on: data, weights, reward, KL, ..."""
+    del own_cache
+    folder = tmp_path_factory.mktemp("own")
+    for split, problems in zip(("train", "test"), PROBLEMS, strict=True):
         lines = [json.dumps(problem._asdict()) for problem in problems]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    recipe = recipe_lib.replace(small_recipe(), f"data.source=jsonl:{folder}")
-    found = run_small(tmp_path / "out", recipe)
-    assert found.json["data"]["problems"] == {"train": 80, "test": 6}
-    lines = (found.out / "samples.jsonl").read_text().splitlines()
+    recipe = small_recipe()
+    policy = pipeline.make_policy(recipe, models.make_mesh(recipe.sharding))
+    checkpoint.write(gemma.weights_of(policy), folder / "weights")
+    return run_small(
+        folder / "out",
+        recipe_lib.replace(
+            recipe,
+            f"data.source=jsonl:{folder}",
+            "model.weights=checkpoint",
+            f"model.checkpoint={folder / 'weights'}",
+            "reward.function=tests.test_runs:always_two",
+            "data.train_fraction=0.5",
+            "data.num_batches=2",
+            "evaluation.every_n_steps=1",
+            "ppo.beta=0.05",
+            "ppo.epsilon_c=3.0",
+            "ppo.entropy_coef=0.01",
+        ),
+    )
+
+
+def test_jsonl_in_gsm8ks_form_runs_end_to_end_through_array_record(own_parts, own_cache):
+    assert own_parts.json["data"]["problems"] == {"train": 80, "test": 6}
+    lines = (own_parts.out / "samples.jsonl").read_text().splitlines()
     asked = {json.loads(line)["question"] for line in lines}
-    assert asked == {problem.question for problem in splits[1]}
+    assert asked == {problem.question for problem in PROBLEMS[1]}
     assert list(own_cache.rglob("*.array_record*"))
 
 
-def test_weights_from_a_checkpoint_and_a_reward_of_ones_own(recipe, tmp_path):
-    mesh = models.make_mesh(recipe.sharding)
-    folder = tmp_path / "weights"
-    checkpoint.write(gemma.weights_of(pipeline.make_policy(recipe, mesh)), folder)
-    given = recipe_lib.replace(
-        recipe,
-        "model.weights=checkpoint",
-        f"model.checkpoint={folder}",
-        "reward.function=tests.test_runs:always_two",
-        "data.num_batches=1",
-    )
-    found = run_small(tmp_path / "out", given)
-    assert found.json["warm_start"] is None
-    assert "warm_start" not in [phase["name"] for phase in found.json["phases"]]
-    assert [row["reward_mean"] for row in found.json["steps"]] == [2.0]
+def test_weights_from_a_checkpoint_need_no_warm_start(own_parts):
+    assert own_parts.json["warm_start"] is None
+    assert "warm_start" not in [phase["name"] for phase in own_parts.json["phases"]]
+
+
+def test_a_reward_of_ones_own_is_the_reward_that_is_learned_from(own_parts):
+    assert [row["reward_mean"] for row in own_parts.json["steps"]] == [2.0]
+
+
+def test_a_reference_model_validation_dual_clip_and_entropy_run(own_parts):
+    assert all(np.isfinite(list(own_parts.json["steps"][0].values())))
 
 
 def always_two(prompts, completions, **columns):
