@@ -13,6 +13,11 @@ nox.options.sessions = ["unit"]
 
 CONSTRAINTS = str(pathlib.Path(__file__).with_name("constraints.txt"))
 CPU = {"JAX_PLATFORMS": "cpu"}
+# Small programs spend their time in the compiler, not in what it makes faster.
+CONFORMANCE = {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 
 
 def install(session: nox.Session, *extras: str) -> None:
@@ -50,6 +55,19 @@ def cpu_e2e(session: nox.Session) -> None:
         *arguments,
         env=CPU,
     )
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Every property, slow ones too, and every reproduction, on Tunix stock and mended."""
+    install(session)
+    for mode in ("stock", "mended"):
+        session.run(
+            *("python", "-m", "harness", "check", "--slow", "--upstream", mode),
+            *(["--reproduce"] if mode == "stock" else []),
+            *session.posargs,
+            env=CPU | CONFORMANCE,
+        )
 
 
 @nox.session

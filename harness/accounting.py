@@ -280,8 +280,8 @@ def _surprises(recipe: recipe_lib.Recipe) -> tuple[Surprise, ...]:
         (
             min(groups) < batching.batch,
             "whitening-group",
-            f"Advantages are whitened over {min(groups)} sequences, not over the batch of "
-            f"{batching.batch}: the micro-batch sizes change the algorithm. Setting "
+            f"Unmended, advantages are whitened over {min(groups)} sequences, not over the batch "
+            f"of {batching.batch}: the micro-batch sizes change the algorithm. Setting "
             "batching.rollout_micro_batch or batching.logps_micro_batch to the mini-batch "
             "whitens over the mini-batch.",
         ),
@@ -295,15 +295,15 @@ def _surprises(recipe: recipe_lib.Recipe) -> tuple[Surprise, ...]:
         (
             batching.train_micro_batch < batching.mini_batch,
             "micro-batch-changes-gradient",
-            f"The policy loss is a token mean in each micro-batch of {batching.train_micro_batch}, "
-            "then a mean over micro-batches: with completions of unequal length the gradient "
-            "depends on batching.train_micro_batch.",
+            "Unmended, the policy loss is a token mean in each micro-batch of "
+            f"{batching.train_micro_batch}, then a mean over micro-batches: with "
+            "completions of unequal length the gradient depends on batching.train_micro_batch.",
         ),
         (
             rollout.temperature != 1.0,
             "temperature-off-policy",
-            f"Completions are sampled at temperature {rollout.temperature:g}, but old and new "
-            "log-probs are computed at 1: the ratio is not of the policy that sampled.",
+            f"Unmended, completions are sampled at temperature {rollout.temperature:g}, but old "
+            "and new log-probs are computed at 1: the ratio is not of the policy that sampled.",
         ),
         (
             rollout.top_k is not None or rollout.top_p < 1.0,
@@ -319,8 +319,9 @@ def _surprises(recipe: recipe_lib.Recipe) -> tuple[Surprise, ...]:
         (
             ppo.beta > 0 and rollout.temperature != 1.0,
             "kl-at-two-temperatures",
-            f"The KL penalty compares the reference at temperature {rollout.temperature:g} with "
-            "the policy at 1: it is not zero even where they are the same model.",
+            "Unmended, the KL penalty compares the reference at temperature "
+            f"{rollout.temperature:g} with the policy at 1: it is not zero even where they are "
+            "the same model.",
         ),
         (
             rollout.cache_size > rollout.max_prompt_length + rollout.max_new_tokens,

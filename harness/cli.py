@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import files
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 
@@ -197,6 +199,7 @@ def doctor(json_file: pathlib.Path | None, **recipe_options: Any) -> int:
             else "not in this Tunix: its mend can go",
         )
         for defect in upstream.DEFECTS
+        if defect.probe
     ]
     report = doctor_lib.examine(recipe, defects=defects)
     if json_file is not None:
@@ -205,6 +208,78 @@ def doctor(json_file: pathlib.Path | None, **recipe_options: Any) -> int:
     for check in report.checks:
         table.add_row(escape(check.name), check.status, escape(check.detail))
     Console().print(table)
+    return 0 if report.ok else 1
+
+
+@cli.command()
+@click.option("--only", multiple=True, metavar="ID", help="One property; may be repeated.")
+@click.option(
+    "--upstream",
+    "mode",
+    type=click.Choice(["mended", "stock"]),
+    default="mended",
+    show_default=True,
+    help="Mend known defects of the installed Tunix, or leave it as it is.",
+)
+@click.option("--slow", is_flag=True, help="Look also at properties that take minutes.")
+@click.option("--reproduce", is_flag=True, help="Run each known defect's own script too.")
+@click.option("--explain", metavar="ID", help="Print a property, or a defect with its script.")
+@click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
+def check(
+    only: tuple[str, ...],
+    mode: Any,
+    slow: bool,
+    reproduce: bool,
+    explain: str | None,
+    json_file: pathlib.Path | None,
+) -> int:
+    """Hold the installed Tunix to every property, and name what the ledger knows."""
+    _quiet_libraries()
+    warnings.simplefilter("ignore")  # upstream's own, at every step
+    from harness.checks import conformance
+
+    if explain is not None:
+        click.echo(conformance.explain(explain))
+        return 0
+    console = Console()
+    with console.status("recording a training run") as status:
+        report = conformance.check(
+            mode,
+            only=only,
+            slow=slow,
+            reproduce=reproduce,
+            progress=lambda what: status.update(escape(what)),
+        )
+    if json_file is not None:
+        _write_json(json_file, report.to_dict())
+    table = Table("property", "area", "status", "tolerance", "used of it")
+    for each in report.outcomes:
+        table.add_row(
+            each.property.id,
+            each.property.area,
+            each.status,
+            str(each.property.tolerance),
+            f"{each.distance:.2g}" if each.status == "pass" else "-",
+        )
+    console.print(table)
+    ledger = Table("defect", "present", "mended", "what")
+    for each in report.findings:
+        present = {True: "yes", False: "no", None: "not looked at"}[each.present]
+        ledger.add_row(each.defect.id, present, "yes" if each.mended else "no", each.defect.title)
+        if each.reproduction:
+            ledger.add_row("", "", "", escape(each.reproduction.output))
+    console.print(ledger)
+    for each in report.outcomes:
+        if each.status in ("fail", "error"):
+            console.print(f"[bold]{each.property.id}[/bold]: {escape(each.property.statement)}")
+            for said in each.said[:5]:
+                console.print(f"  {escape(said)}")
+    for name in report.gone:
+        console.print(
+            f"[bold]{name} is gone from Tunix {report.version}[/bold]: "
+            "its mend was not applied and can go"
+        )
+    console.print(f"Tunix {report.version} ({mode}): {'as known' if report.ok else 'NOT as known'}")
     return 0 if report.ok else 1
 
 
@@ -257,11 +332,4 @@ def _readable(value: Any) -> str:
 
 
 def _write_json(path: pathlib.Path, tree: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise HarnessError(
-            f"{path} cannot be written ({error.strerror}): give another file"
-        ) from None
+    files.write_whole(path, json.dumps(tree, indent=2) + "\n")

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import gc
 import json
-import os
 import pathlib
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from tunix.models.gemma3 import model as gemma3
 
-from harness import accounting, data, errors, evaluation, models, rewards, upstream
+from harness import accounting, data, errors, evaluation, files, models, rewards, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.measure import environment, memory
@@ -226,8 +225,8 @@ def write(result: Result, out: pathlib.Path) -> None:
     """
     samples = (*result.baseline.samples, *result.trained.samples)
     lines = [json.dumps(dataclasses.asdict(sample), ensure_ascii=False) for sample in samples]
-    _write_whole(out / "samples.jsonl", "\n".join(lines) + "\n")
-    _write_whole(out / "result.json", json.dumps(result.to_dict(), indent=2) + "\n")
+    files.write_whole(out / "samples.jsonl", "\n".join(lines) + "\n")
+    files.write_whole(out / "result.json", json.dumps(result.to_dict(), indent=2) + "\n")
 
 
 def _test_problems(recipe: recipe_lib.Recipe, dataset: data.Dataset) -> int:
@@ -259,18 +258,6 @@ def _claimed(out: pathlib.Path) -> Iterator[None]:
         if new:
             out.rmdir()
         raise
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise errors.HarnessError(
-            f"{path} cannot be written ({error.strerror}): make room or give another folder"
-        ) from None
 
 
 class _Show:

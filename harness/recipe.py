@@ -231,8 +231,8 @@ class Ppo:
       beta: Weight of the KL penalty; 0 uses no reference model.
       kl_method: Estimator of the KL.
       epsilon: Clip range of the ratio.
-      epsilon_low: Lower clip range, `epsilon` if none.
-      epsilon_high: Upper clip range, `epsilon` if none.
+      epsilon_low: Lower clip range, `epsilon` if none; 0 is 0.
+      epsilon_high: Upper clip range, `epsilon` if none; 0 is 0.
       epsilon_c: Bound of dual-clip PPO (arXiv:1912.09729), off if none.
       entropy_coef: Weight of the entropy bonus, off if none.
       gamma: Discount.
@@ -244,8 +244,8 @@ class Ppo:
     beta: NonNegativeFloat = 0.0
     kl_method: Literal["kl", "mse_kl", "low_var_kl"] = "low_var_kl"
     epsilon: PositiveFloat = 0.2
-    epsilon_low: PositiveFloat | None = None
-    epsilon_high: PositiveFloat | None = None
+    epsilon_low: NonNegativeFloat | None = None
+    epsilon_high: NonNegativeFloat | None = None
     epsilon_c: Annotated[float, Field(gt=1)] | None = None
     entropy_coef: NonNegativeFloat | None = None
     gamma: Fraction = 1.0

@@ -142,6 +142,10 @@ class Tokenizer:
             )
         return found
 
+    def piece(self, token: int) -> str:
+        """Gives the piece of an id."""
+        return self._processor.id_to_piece(token)
+
     def end_ids(self, pieces: Sequence[str]) -> tuple[int, ...]:
         """Gives the ids of the pieces that end a completion, each once, in order.
 

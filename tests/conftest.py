@@ -13,6 +13,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# The oracle's matrices are small: threads would only wait for each other.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import dataclasses
 import json

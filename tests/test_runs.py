@@ -13,7 +13,6 @@ from harness.errors import HarnessError
 from harness.models import checkpoint, gemma
 from tests.conftest import run_small, small_recipe
 
-
 PROBLEMS = arithmetic.problems(recipe_lib.Arithmetic(train_problems=80, test_problems=6, seed=7))
 
 
@@ -98,7 +97,7 @@ def test_what_cannot_be_run_leaves_nothing_behind(assignment, said, exists, reci
 
 def test_a_reward_that_fails_in_training_leaves_nothing_behind(recipe, tmp_path):
     failing = recipe_lib.replace(recipe, "reward.function=tests.test_runs:short_reward")
-    with pytest.raises(HarnessError, match="gave 1 numbers for 4 completions"):
+    with pytest.raises(HarnessError, match="gave 1 numbers for 8 completions"):
         pipeline.run(failing, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -11,20 +11,26 @@ from harness.upstream.learner import (
     RewardFn,
     TrainExample,
     generate_example,
+    log_probs,
     make_learner,
     release,
+    rows_of_values_calls,
     train_on,
+    values,
 )
 from harness.upstream.ledger import (
     DEFECTS,
     SUPPORTED,
     Defect,
     Mode,
+    defect,
     installed_version,
     mends,
     present,
+    reproduction,
 )
 from harness.upstream.metrics import StepRecorder
+from harness.upstream.trace import Trace, parameters, watch
 
 __all__ = [
     "DEFECTS",
@@ -36,15 +42,23 @@ __all__ = [
     "Mode",
     "RewardFn",
     "StepRecorder",
+    "Trace",
     "TrainExample",
+    "defect",
     "generate_example",
     "installed_version",
+    "log_probs",
     "make_cluster",
     "make_learner",
     "mends",
+    "parameters",
     "present",
     "release",
+    "reproduction",
     "restore_actor",
+    "rows_of_values_calls",
     "saved_steps",
     "train_on",
+    "values",
+    "watch",
 ]

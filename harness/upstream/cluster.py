@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from orbax import checkpoint as ocp
@@ -19,6 +20,77 @@ from harness.tokenizer import Tokenizer
 from harness.upstream import rollout
 
 Cluster = rl_cluster.RLCluster
+
+
+class MendedCluster(rl_cluster.RLCluster):
+    """Upstream's cluster with chosen mends; each is an entry of the ledger.
+
+    Attributes:
+      generation_mode: What the next generation is for: training or evaluation.
+    """
+
+    generation_mode = rl_cluster.Mode.TRAIN
+
+    def __init__(self, *, mends: Collection[str], **kwargs: Any):
+        """Builds upstream's cluster; see there.
+
+        Args:
+          mends: Ids in `harness.upstream.ledger`.
+          **kwargs: Upstream's arguments.
+        """
+        self._mends = frozenset(mends)
+        super().__init__(**kwargs)
+        if "last-checkpoint-no-metadata" in self._mends:
+            for trainer in (self.actor_trainer, self.critic_trainer):
+                _describe_last_checkpoint(self, trainer)
+
+    def generate(self, *args: Any, **kwargs: Any) -> base_rollout.RolloutOutput:
+        """Samples with the configuration of the mode that asks."""
+        if "eval-rollout-config-unused" in self._mends:
+            kwargs.setdefault("mode", self.generation_mode)
+        return super().generate(*args, **kwargs)
+
+    def get_values(
+        self, prompt_tokens: jax.Array, completion_tokens: jax.Array, pad_id: int, eos_id: int
+    ) -> jax.Array:
+        """Computes values [B, P + T] in the micro-batches of the log-probs."""
+        size = self.cluster_config.training_config.compute_logps_micro_batch_size
+        if "values-not-micro-batched" not in self._mends or size is None:
+            return super().get_values(prompt_tokens, completion_tokens, pad_id, eos_id)
+        parts = [
+            super(MendedCluster, self).get_values(
+                prompt_tokens[start : start + size],
+                completion_tokens[start : start + size],
+                pad_id,
+                eos_id,
+            )
+            for start in range(0, len(prompt_tokens), size)
+        ]
+        return jnp.concatenate(parts)
+
+    def close(self) -> None:
+        """Writes what is left and closes both trainers."""
+        if "critic-last-metric-after-close" in self._mends:
+            # The actor's trainer closes the logger that both share.
+            self.critic_trainer._write_train_metrics()
+        super().close()
+
+
+def _describe_last_checkpoint(cluster: rl_cluster.RLCluster, trainer: Any) -> None:
+    """Lets the checkpoint that a trainer makes when it closes carry its global step."""
+    save = trainer.checkpoint_manager.save
+
+    def described(*args: Any, **kwargs: Any) -> bool:
+        if kwargs.get("custom_metadata") is None:
+            # Trainers add one, since they save before a step is counted; when
+            # they close it has been.
+            kwargs["custom_metadata"] = {
+                **trainer.custom_checkpoint_metadata(),
+                "global_step": cluster.global_steps,
+            }
+        return save(*args, **kwargs)
+
+    trainer.checkpoint_manager.save = described
 
 
 def make_optimizer(recipe: recipe_lib.Recipe, peak: float) -> optax.GradientTransformation:
@@ -63,7 +135,9 @@ def make_schedule(recipe: recipe_lib.Recipe, peak: float) -> optax.Schedule:
     )
 
 
-def rollout_config(recipe: recipe_lib.Recipe, tokenizer: Tokenizer) -> base_rollout.RolloutConfig:
+def rollout_config(
+    recipe: recipe_lib.Recipe, tokenizer: Tokenizer, log_probs: bool = False
+) -> base_rollout.RolloutConfig:
     """Gives upstream's sampling configuration."""
     config = recipe.rollout
     return base_rollout.RolloutConfig(
@@ -74,6 +148,7 @@ def rollout_config(recipe: recipe_lib.Recipe, tokenizer: Tokenizer) -> base_roll
         top_p=config.top_p,
         top_k=config.top_k,
         eos_tokens=list(tokenizer.end_ids(config.end_tokens)),
+        return_logprobs=log_probs,
     )
 
 
@@ -87,6 +162,7 @@ def make_cluster(
     reference: nnx.Module | None = None,
     directory: pathlib.Path | None = None,
     mends: Collection[str] = (),
+    log_probs: bool = False,
 ) -> Cluster:
     """Builds the cluster.
 
@@ -99,6 +175,7 @@ def make_cluster(
       reference: Frozen policy for the KL penalty; needed if `ppo.beta` > 0.
       directory: Where `checkpoints/` and `tensorboard/` go; none writes neither.
       mends: Ids in `harness.upstream.ledger` of the defects to mend.
+      log_probs: Whether the rollout worker also gives the sampler's log-probs.
 
     Returns:
       The cluster.
@@ -130,25 +207,22 @@ def make_cluster(
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys((*roles, rl_cluster.Role.REFERENCE), mesh),
         training_config=training,
-        rollout_config=rollout_config(recipe, tokenizer),
+        rollout_config=rollout_config(recipe, tokenizer, log_probs),
         rollout_engine=_rollout_engine(recipe, mends),
     )
-    return rl_cluster.RLCluster(
-        actor=actor,
-        critic=critic,
-        reference=reference,
-        tokenizer=tokenizer,
-        cluster_config=config,
-    )
+    arguments: dict[str, Any] = {
+        "actor": actor,
+        "critic": critic,
+        "reference": reference,
+        "tokenizer": tokenizer,
+        "cluster_config": config,
+    }
+    if not mends:
+        return rl_cluster.RLCluster(**arguments)
+    return MendedCluster(mends=mends, **arguments)
 
 
 def _rollout_engine(recipe: recipe_lib.Recipe, mends: Collection[str]) -> Any:
-    keep_end_token, fresh_noise = "end-token-dropped" in mends, "noise-repeats" in mends
-    if not (keep_end_token or fresh_noise):
+    if not mends:
         return "vanilla"
-    return functools.partial(
-        rollout.MendedRollout,
-        keep_end_token=keep_end_token,
-        fresh_noise=fresh_noise,
-        seed=recipe.seed,
-    )
+    return functools.partial(rollout.MendedRollout, mends=frozenset(mends), seed=recipe.seed)

@@ -1,44 +1,187 @@
-"""Upstream's PPO learner from a recipe, and the mend that keeps fractional rewards."""
+"""Upstream's PPO learner from a recipe, and the mends that concern losses and data."""
 
 import contextlib
+import dataclasses
+import functools
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+from tunix.rl import rl_cluster
 from tunix.rl.ppo import ppo_learner
 
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
-from harness.upstream import rebind
+from harness.upstream import rebind, rollout
 
 RewardFn = Callable[..., Sequence[float]]
 Learner = ppo_learner.PPOLearner
 TrainExample = ppo_learner.TrainExample
+LossFn = Callable[..., tuple[jax.Array, dict[str, Any]]]
+
+
+@flax.struct.dataclass(frozen=True)
+class WeighedExample(ppo_learner.TrainExample):
+    """A micro-batch that knows its part of the mini-batch.
+
+    Attributes:
+      share: [B] float32, the same in each row: real tokens of the micro-batch
+        over the mean of the micro-batches of its optimizer step.
+    """
+
+    share: jax.Array | None = None
 
 
 def _float_zeros_like(x: jax.Array, **kwargs: Any) -> jax.Array:
     return jnp.zeros(jnp.shape(x), jnp.float32, **kwargs)
 
 
-class FloatRewardLearner(ppo_learner.PPOLearner):
-    """A PPO learner whose reward tensor is float32.
+class MendedLearner(ppo_learner.PPOLearner):
+    """Upstream's PPO learner with chosen mends; each is an entry of the ledger."""
 
-    Upstream makes it with `zeros_like` of the token ids, so every reward is
-    cut to an integer.
-    """
+    def __init__(self, *, mends: Collection[str], temperature: float, **kwargs: Any):
+        """Builds upstream's learner and mends it.
 
-    _generate_and_compute_advantage = rebind.rebind(
-        ppo_learner.PPOLearner._generate_and_compute_advantage,
-        jnp=rebind.Overlay(jnp, zeros_like=_float_zeros_like),
+        Args:
+          mends: Ids in `harness.upstream.ledger`.
+          temperature: Temperature of the rollouts.
+          **kwargs: Upstream's arguments.
+        """
+        self._mends = frozenset(mends)
+        super().__init__(**kwargs)
+        actor, critic = self.rl_cluster.actor_trainer, self.rl_cluster.critic_trainer
+        policy_loss: LossFn = actor.loss_fn  # type: ignore[assignment]
+        if "log-prob-temperature" in self._mends:
+            policy_loss = rebind.at_temperature(policy_loss, temperature)
+        actor.with_loss_fn(self._mended_loss(policy_loss), has_aux=True)
+        critic.with_loss_fn(self._mended_loss(critic.loss_fn), has_aux=True)  # type: ignore[arg-type]
+        if "resume-skips-data" in self._mends:
+            # Data is skipped by micro-batches, which each epoch uses again.
+            self._last_iter_step //= self._num_iterations()
+        self._first_shuffle_seed = self._data_shuffle_seed
+        self._preparing = threading.Lock()
+        names = {}
+        if "reward-truncated" in self._mends:
+            names["jnp"] = rebind.Overlay(jnp, zeros_like=_float_zeros_like)
+        if {"whiten-one-token", "masked-nan-leaks"} & self._mends:
+            names["registry"] = _Registry(self._mended_estimator)
+        self._upstream_advantage = rebind.rebind(
+            ppo_learner.PPOLearner._generate_and_compute_advantage, **names
+        )
+
+    def _generate_and_compute_advantage(
+        self, training_input: Any, mode: rl_cluster.Mode = rl_cluster.Mode.TRAIN
+    ) -> TrainExample:
+        if isinstance(self.rl_cluster, cluster_lib.MendedCluster):
+            self.rl_cluster.generation_mode = mode
+        return self._upstream_advantage(self, training_input, mode)
+
+    def _prepare_data(
+        self,
+        *args: Any,
+        service_target_batch_size: int,
+        mode: rl_cluster.Mode = rl_cluster.Mode.TRAIN,
+        **kwargs: Any,
+    ) -> None:
+        if "whitening-group" in self._mends:
+            service_target_batch_size = (
+                self._training_config.mini_batch_size or service_target_batch_size
+            )
+        kwargs.update(service_target_batch_size=service_target_batch_size, mode=mode)
+        if "resume-restarts-noise" not in self._mends:
+            super()._prepare_data(*args, **kwargs)
+            return
+        # Validation is prepared on another thread, and both take from one seed.
+        with self._preparing:
+            if mode == rl_cluster.Mode.TRAIN:
+                self._begin_mini_batch()
+            super()._prepare_data(*args, **kwargs)
+
+    def _begin_mini_batch(self) -> None:
+        """Lets noise and order follow from the number of the mini-batch, not of the call."""
+        accumulation = self._training_config.get_with_default("gradient_accumulation_steps", 1)
+        number = self.rl_cluster.actor_trainer.iter_steps // (accumulation * self._num_iterations())
+        if self._first_shuffle_seed is not None:
+            self._data_shuffle_seed = jax.random.fold_in(self._first_shuffle_seed, number)
+        if isinstance(self.rl_cluster.rollout, rollout.MendedRollout):
+            self.rl_cluster.rollout.begin_mini_batch(number)
+
+    def _process_accumulated_batches(self, *args: Any, **kwargs: Any) -> list[Any]:
+        examples = super()._process_accumulated_batches(*args, **kwargs)
+        if "micro-batch-token-mean" not in self._mends or not examples:
+            return examples
+        tokens = [float(jnp.sum(example.completion_mask)) for example in examples]
+        mean = max(sum(tokens), 1.0) / len(tokens)
+        names = [field.name for field in dataclasses.fields(ppo_learner.TrainExample)]  # type: ignore[arg-type]
+        return [
+            WeighedExample(
+                **{name: getattr(example, name) for name in names},
+                share=jnp.full(len(example.completion_mask), own / mean, jnp.float32),
+            )
+            for example, own in zip(examples, tokens, strict=True)
+        ]
+
+    def _mended_loss(self, loss_fn: LossFn) -> LossFn:
+        """Wraps a loss so that masked places and the size of a micro-batch do not count."""
+
+        @functools.wraps(loss_fn)  # flax asks for the names of the arguments
+        def loss(model: Any, train_example: Any, *args: Any, **kwargs: Any) -> Any:
+            if {"masked-nan-leaks", "masked-gradient-nan"} & self._mends:
+                train_example = _without_masked(train_example)
+            value, aux = loss_fn(model, train_example, *args, **kwargs)
+            share = getattr(train_example, "share", None)
+            if share is None:
+                return value, aux
+            # A token mean of each micro-batch, so weighed, is after accumulation
+            # the token mean of the mini-batch.
+            return value * share[0], {name: each * share[0] for name, each in aux.items()}
+
+        return loss
+
+    def _mended_estimator(self, estimator: Callable[..., Any]) -> Callable[..., Any]:
+        def mended(rewards: Any, values: Any, completion_mask: Any, **kwargs: Any) -> Any:
+            if "masked-nan-leaks" in self._mends:
+                rewards = jnp.where(completion_mask, rewards, 0)
+                values = jnp.where(completion_mask, values, 0)
+            advantages, returns = estimator(
+                rewards=rewards, values=values, completion_mask=completion_mask, **kwargs
+            )
+            if "whiten-one-token" in self._mends:
+                advantages = jnp.where(jnp.sum(completion_mask) > 1, advantages, 0)
+            return advantages, returns
+
+        return mended
+
+
+class _Registry:
+    """Upstream's registry of functions with another advantage estimator."""
+
+    def __init__(self, mend: Callable[[Callable[..., Any]], Callable[..., Any]]):
+        self._mend = mend
+
+    def get(self, kind: str, name: str) -> Callable[..., Any]:
+        found = ppo_learner.registry.get(kind, name)
+        return self._mend(found) if kind == "advantage_estimator" else found
+
+
+def _without_masked(example: Any) -> Any:
+    """Puts 0 at each masked place, where exp(new - old) or NaN would poison gradients."""
+    mask = example.completion_mask
+    names = ("advantages", "old_per_token_logps", "ref_per_token_logps", "returns", "old_values")
+    found = {name: getattr(example, name) for name in names}
+    return example.replace(
+        **{name: jnp.where(mask, x, 0) for name, x in found.items() if x is not None}
     )
 
 
-def ppo_config(ppo: recipe_lib.Ppo) -> ppo_learner.PPOConfig:
+def ppo_config(ppo: recipe_lib.Ppo, mends: Collection[str] = ()) -> ppo_learner.PPOConfig:
     """Gives upstream's configuration of the algorithm."""
-    return ppo_learner.PPOConfig(
+    config = ppo_learner.PPOConfig(
         num_iterations=ppo.num_epochs,
         gamma=ppo.gamma,
         gae_lambda=ppo.gae_lambda,
@@ -51,6 +194,12 @@ def ppo_config(ppo: recipe_lib.Ppo) -> ppo_learner.PPOConfig:
         entropy_coef=ppo.entropy_coef,
         clip_range_value=ppo.clip_range_value,
     )
+    if "epsilon-zero-ignored" in mends:
+        # Upstream takes a bound of 0 for none given.
+        for name in ("epsilon_low", "epsilon_high"):
+            given = getattr(ppo, name)
+            setattr(config, name, ppo.epsilon if given is None else given)
+    return config
 
 
 def make_learner(
@@ -71,14 +220,16 @@ def make_learner(
     Returns:
       A learner; `train` runs it.
     """
-    learner = FloatRewardLearner if "reward-truncated" in mends else ppo_learner.PPOLearner
-    return learner(
-        rl_cluster=cluster,
-        ppo_config=ppo_config(recipe.ppo),
-        reward_fns=reward_fn,  # type: ignore[arg-type]
-        metric_fns=[_format_rate],
-        data_shuffle_seed=recipe.seed,
-    )
+    arguments: dict[str, Any] = {
+        "rl_cluster": cluster,
+        "ppo_config": ppo_config(recipe.ppo, mends),
+        "reward_fns": reward_fn,
+        "metric_fns": [_format_rate],
+        "data_shuffle_seed": recipe.seed,
+    }
+    if not mends:
+        return ppo_learner.PPOLearner(**arguments)
+    return MendedLearner(mends=mends, temperature=recipe.rollout.temperature, **arguments)
 
 
 def release(learner: Learner) -> None:
@@ -113,7 +264,11 @@ def generate_example(learner: Learner, batch: Mapping[str, np.ndarray]) -> Train
         # Upstream settles these at the start of `train`.
         if getattr(learner, name) is None:
             setattr(learner, name, len(batch["prompts"]))
-    return learner._generate_and_compute_advantage(dict(batch))
+    return learner._process_accumulated_batches(
+        micro_batches=[dict(batch)],
+        micro_batch_sizes=[len(batch["prompts"])],
+        mode=rl_cluster.Mode.TRAIN,
+    )[0]  # type: ignore[return-value]
 
 
 def train_on(learner: Learner, example: TrainExample) -> None:
@@ -128,3 +283,37 @@ def _format_rate(
     """Gives the share of completions with any score, hence a well-formed answer."""
     del prompts, completions, columns
     return {"rewards/format_rate": (float(np.mean(np.asarray(rewards) > 0)), np.mean)}
+
+
+def log_probs(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> np.ndarray:
+    """Computes the policy's log-probs [B, T] as a training step does."""
+    return np.asarray(cluster.get_old_per_token_logps(jnp.array(prompts), jnp.array(completions)))
+
+
+def values(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> np.ndarray:
+    """Computes the critic's values [B, T] of the states before the completions' tokens."""
+    found = cluster.get_values(
+        jnp.array(prompts),
+        jnp.array(completions),
+        cluster.rollout.pad_id(),
+        cluster.rollout.eos_id(),
+    )
+    return np.asarray(found)[:, -np.shape(completions)[1] - 1 : -1]
+
+
+def rows_of_values_calls(cluster: cluster_lib.Cluster, rows: int) -> list[int]:
+    """Tells how many rows each call of the critic takes when values of `rows` are asked for."""
+    seen: list[int] = []
+
+    def values(prompts: jax.Array, completions: jax.Array, *ids: int) -> jax.Array:
+        del ids
+        seen.append(len(prompts))
+        return jnp.zeros((len(prompts), prompts.shape[1] + completions.shape[1]))
+
+    worker: Any = cluster.inference_worker
+    compute, worker.get_values = worker.get_values, values
+    try:
+        cluster.get_values(jnp.ones((rows, 2), int), jnp.ones((rows, 2), int), 0, 1)
+    finally:
+        worker.get_values = compute
+    return seen

@@ -1,10 +1,11 @@
 """Upstream's rollout worker, with the mends that concern sampling."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tunix.generate import sampler as sampler_lib
@@ -13,30 +14,70 @@ from tunix.rl.rollout import base_rollout, vanilla_rollout
 
 from harness.upstream import rebind
 
+# More than the generations of any mini-batch, those of its validation counted.
+_CALLS_PER_MINI_BATCH = 2**16
+
 
 def _index_after_first_end(ids: np.ndarray, eos_id: Any) -> int:
     """Gives the length of a completion, its end token included."""
     return min(sampler_lib.utils.np_find_first_eos_idx(ids, eos_id) + 1, len(ids))
 
 
-class EndTokenSampler(sampler_lib.Sampler):
-    """A sampler whose completions hold the end token that was drawn.
+class MendedSampler(sampler_lib.Sampler):
+    """Upstream's sampler with chosen mends; each is an entry of the ledger."""
 
-    Upstream cuts a completion before its end token, so the choice to stop is
-    never trained on. The text stays as it was: it has no end token.
-    """
-
-    __call__ = rebind.rebind(
+    _call_with_end_token = rebind.rebind(
         sampler_lib.Sampler.__call__,
         utils=rebind.Overlay(sampler_lib.utils, np_find_first_eos_idx=_index_after_first_end),
     )
 
     def __init__(
-        self, transformer: nnx.Module, tokenizer: Any, cache_config: sampler_lib.CacheConfig
+        self,
+        transformer: nnx.Module,
+        tokenizer: Any,
+        cache_config: sampler_lib.CacheConfig,
+        mends: Collection[str],
     ):
-        """Builds upstream's sampler; see there."""
+        """Builds upstream's sampler; see there.
+
+        Args:
+          transformer: The policy.
+          tokenizer: The tokenizer.
+          cache_config: Shape of the KV cache.
+          mends: Ids in `harness.upstream.ledger`.
+        """
+        self._mends = frozenset(mends)
+        self._compiled_for: tuple[int, ...] | None = None
         super().__init__(transformer, tokenizer, cache_config)
-        self.tokenizer = _TextWithoutEnd(self)
+        if "end-token-dropped" in self._mends:
+            # The completion holds the end token that was drawn, or the choice to
+            # stop is never trained on. The text stays as it was.
+            self.tokenizer = _TextWithoutEnd(self)
+
+    def __call__(
+        self, input_strings: Any, *args: Any, eos_tokens: Sequence[int] | None = None, **kwargs: Any
+    ) -> Any:
+        """Samples; see upstream."""
+        ends = tuple(eos_tokens or [self.tokenizer.eos_id()])
+        if "pad-mid-sequence" in self._mends:
+            # A pad that was drawn ends the row: the trainer, which knows pads by
+            # their id, would take the next tokens for the ones before.
+            ends = (*ends, self.tokenizer.pad_id())
+        if "end-tokens-baked" in self._mends and ends != self._compiled_for:
+            self._compiled_for = ends
+            self._compiled_decode_fn = jax.jit(self._decode_fn, donate_argnums=(1,))
+            self._compiled_prefill_fn = jax.jit(
+                self._prefill_fn, donate_argnums=(1,), static_argnames=("echo",)
+            )
+        call = self._call_with_end_token if "end-token-dropped" in self._mends else super().__call__
+        return call(input_strings, *args, eos_tokens=ends, **kwargs)
+
+    def _decode_fn(self, params: Any, sampling_state: Any) -> Any:
+        if "decode-one-too-many" in self._mends:
+            # A step writes the token after its own place.
+            limit = sampling_state.total_sampling_steps - 1
+            sampling_state = dataclasses.replace(sampling_state, total_sampling_steps=limit)
+        return super()._decode_fn(params, sampling_state)
 
 
 class _TextWithoutEnd(tokenizer_adapter.TokenizerAdapter):
@@ -67,8 +108,7 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
         mesh: jax.sharding.Mesh,
         rollout_config: base_rollout.RolloutConfig,
         *,
-        keep_end_token: bool,
-        fresh_noise: bool,
+        mends: Collection[str],
         seed: int,
     ):
         """Builds the worker; upstream's cluster calls it with the first four.
@@ -77,15 +117,14 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
           rollout_actor: The policy.
           tokenizer: The tokenizer.
           mesh: Unused, as by the vanilla worker.
-          rollout_config: Sampling configuration; only the cache size is read.
-          keep_end_token: Whether completions keep their end token.
-          fresh_noise: Whether every generation draws its own noise.
-          seed: Seed of that noise.
+          rollout_config: Sampling configuration; cache size and temperature are read.
+          mends: Ids in `harness.upstream.ledger`.
+          seed: Seed of the noise.
         """
         del mesh
         config: Any = rollout_actor.config  # type: ignore[attr-defined]
-        sampler = EndTokenSampler if keep_end_token else sampler_lib.Sampler
-        self._sampler = sampler(
+        self._mends = frozenset(mends)
+        self._sampler = MendedSampler(
             rollout_actor,
             tokenizer,
             sampler_lib.CacheConfig(
@@ -94,16 +133,43 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
                 num_kv_heads=config.num_kv_heads,
                 head_dim=config.head_dim,
             ),
+            mends=mends,
         )
-        self._key = jax.random.PRNGKey(seed) if fresh_noise else None
+        self._key = jax.random.PRNGKey(seed) if "noise-repeats" in self._mends else None
+        self._temperature = rollout_config.temperature
+        self._noise_offset = 0
         self.calls = 0
+
+    def begin_mini_batch(self, number: int) -> None:
+        """Lets the noise of the generations that follow depend on the mini-batch's number.
+
+        Without it a resumed run, which has generated nothing yet, would draw
+        the noise of the first mini-batches again.
+
+        Args:
+          number: Mini-batches done since the training began, resumes included.
+        """
+        self._noise_offset = number * _CALLS_PER_MINI_BATCH - self.calls
 
     def generate(
         self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs: Any
     ) -> base_rollout.RolloutOutput:
         """Samples one completion per prompt; see upstream."""
+        changes: dict[str, Any] = {}
         if self._key is not None and rollout_config.seed is None:
-            key = jax.random.fold_in(self._key, self.calls)
-            rollout_config = dataclasses.replace(rollout_config, seed=key)
+            changes["seed"] = jax.random.fold_in(self._key, self.calls + self._noise_offset)
+        elif "seed-array-donated" in self._mends and isinstance(rollout_config.seed, jax.Array):
+            changes["seed"] = jnp.array(rollout_config.seed)  # the sampler donates what it gets
+        if "top-p-none-greedy" in self._mends and rollout_config.top_p is None:
+            changes["top_p"] = 1.0
         self.calls += 1
-        return super().generate(prompts, rollout_config, **kwargs)
+        return super().generate(prompts, dataclasses.replace(rollout_config, **changes), **kwargs)
+
+    def get_per_token_logps(
+        self, prompt_tokens: jax.Array, completion_tokens: jax.Array
+    ) -> jax.Array:
+        """Computes log-probs [B, T] of completions under the policy that drew them."""
+        compute: Callable[..., jax.Array] = vanilla_rollout.VanillaRollout.get_per_token_logps
+        if "log-prob-temperature" in self._mends:
+            compute = rebind.at_temperature(compute, self._temperature)
+        return compute(self, prompt_tokens, completion_tokens)

@@ -1,0 +1,186 @@
+"""Rewards, returns and advantages of the recorded run."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.checks import lab as lab_lib
+from harness.checks import wrong
+from harness.checks.lab import Lab
+from harness.checks.property import Comparison, Observed, Property, Tolerance
+from harness.oracle import advantage, rollout
+
+_FLOAT32 = Tolerance(
+    1e-4, 1e-4, "float32 sums over eight tokens; a wrong token or discount is off by 1e-2 or more"
+)
+
+
+def token_rewards(group: Any, recipe: Any, known: Collection[str]) -> np.ndarray:
+    """Gives the oracle's rewards [G, T] of a group, from its own log-probs and scores.
+
+    Args:
+      group: Of a trace.
+      recipe: The algorithm's numbers.
+      known: Ids of defects that are taken for granted.
+
+    Returns:
+      float64, 0 at places that are not real; a row without tokens has no reward.
+    """
+    example = group.example
+    mask = example["completion_mask"].astype(bool)
+    scores = np.trunc(group.scores) if "reward-truncated" in known else group.scores
+    found = np.zeros(mask.shape)
+    rows = mask.any(axis=1)
+    found[rows] = rollout.token_rewards(
+        scores[rows],
+        mask[rows],
+        example["old_per_token_logps"][rows],
+        example["ref_per_token_logps"][rows],
+        recipe.ppo.beta,
+        recipe.ppo.kl_method,
+    )
+    return found
+
+
+def mini_batches(groups: Sequence[Any], rows: int) -> list[list[Any]]:
+    """Gathers the training groups behind each optimizer step's first epoch.
+
+    Args:
+      groups: Of a trace, in order.
+      rows: Sequences in a mini-batch.
+
+    Returns:
+      Lists of groups that make a mini-batch each.
+    """
+    found: list[list[Any]] = []
+    room = 0
+    for group in groups:
+        if group.evaluation:
+            continue
+        if not room:
+            found.append([])
+            room = rows
+        found[-1].append(group)
+        room -= len(group.scores)
+    return found
+
+
+def _observe(lab: Lab) -> Observed:
+    batches = mini_batches(lab.trace.groups, lab.recipe.batching.mini_batch)
+    flat = [group for batch in batches for group in batch]
+    return {
+        "recipe": lab.recipe,
+        "batches": batches,
+        "scores": [group.scores for group in flat],
+        "returns": [group.example["returns"] for group in flat],
+        "advantages": [group.example["advantages"] for group in flat],
+    }
+
+
+def _compare_scores(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    del known
+    groups = [group for batch in observed["batches"] for group in batch]
+    for index, (group, got) in enumerate(zip(groups, observed["scores"], strict=True)):
+        want = lab_lib.reward(completions=group.completions, **group.columns)
+        yield Comparison(f"scores of group {index}", np.array(got), np.array(want))
+    every = np.concatenate(observed["scores"])
+    kinds = bool(np.any(every < 0) and np.any(every % 1))
+    yield Comparison("some are negative, some are fractions", kinds, True)
+
+
+def _compare_returns(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    recipe = observed["recipe"]
+    groups = [group for batch in observed["batches"] for group in batch]
+    for index, (group, got) in enumerate(zip(groups, observed["returns"], strict=True)):
+        mask = group.example["completion_mask"].astype(bool)
+        _, want = advantage.gae(
+            token_rewards(group, recipe, known),
+            group.example["old_values"],
+            mask,
+            recipe.ppo.gamma,
+            recipe.ppo.gae_lambda,
+        )
+        yield Comparison(f"returns of group {index}", np.array(got)[mask], want[mask])
+
+
+def _compare_advantages(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    recipe = observed["recipe"]
+    got = iter(observed["advantages"])
+    for index, batch in enumerate(observed["batches"]):
+        raw, masks = [], []
+        for group in batch:
+            mask = group.example["completion_mask"].astype(bool)
+            found, _ = advantage.gae(
+                token_rewards(group, recipe, known),
+                group.example["old_values"],
+                mask,
+                recipe.ppo.gamma,
+                recipe.ppo.gae_lambda,
+            )
+            raw.append(found)
+            masks.append(mask)
+        if "whitening-group" in known:
+            want = np.concatenate(
+                [advantage.whiten(one, mask) for one, mask in zip(raw, masks, strict=True)]
+            )
+        else:
+            want = advantage.whiten(np.concatenate(raw), np.concatenate(masks))
+        mask = np.concatenate(masks)
+        mine = np.concatenate([next(got) for _ in batch])
+        yield Comparison(f"advantages of mini-batch {index}", mine[mask], want[mask])
+
+
+PROPERTIES = (
+    Property(
+        id="scores",
+        area="reward",
+        statement=(
+            "The reward function is asked about the very completions, row by row with their "
+            "columns, and its figures are kept whole."
+        ),
+        tolerance=Tolerance(1e-6, 1e-6, "a float64 figure, at most rounded to float32"),
+        observe=_observe,
+        compare=_compare_scores,
+        wrong={
+            "of another row": wrong.each("scores", wrong.next_row),
+            "cut to integers": wrong.each("scores", np.trunc),
+        },
+    ),
+    Property(
+        id="returns",
+        area="advantage",
+        statement=(
+            "The score falls on the last real token, the divergence is charged token by token, "
+            "and the returns are generalised advantages plus values."
+        ),
+        tolerance=_FLOAT32,
+        observe=_observe,
+        compare=_compare_returns,
+        wrong={
+            "of the token after": wrong.each("returns", wrong.late),
+            "of another row": wrong.each("returns", wrong.next_row),
+            "negated": wrong.each("returns", lambda x: -x),
+            "the advantages": lambda seen: {**seen, "returns": seen["advantages"]},
+        },
+        defects=("reward-truncated",),
+    ),
+    Property(
+        id="advantages",
+        area="advantage",
+        statement=(
+            "Advantages have mean 0 and variance 1 over the real tokens of a mini-batch, however "
+            "rollouts and log-probs are cut into micro-batches."
+        ),
+        tolerance=_FLOAT32,
+        observe=_observe,
+        compare=_compare_advantages,
+        wrong={
+            "of the token after": wrong.each("advantages", wrong.late),
+            "of another row": wrong.each("advantages", wrong.next_row),
+            "not whitened": wrong.each("advantages", lambda x: 2 * x + 0.1),
+            "the returns": lambda seen: {**seen, "advantages": seen["returns"]},
+        },
+        defects=("reward-truncated", "whitening-group"),
+    ),
+)

@@ -1,0 +1,285 @@
+"""Runs the properties and the reproductions, and says what they found."""
+
+import concurrent.futures
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from harness import checks, errors, upstream
+from harness.checks import property as property_lib
+from harness.checks.lab import Lab
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """What a defect's own script printed.
+
+    Attributes:
+      shows: Whether the defect shows; none if the script failed otherwise.
+      output: What it printed, its last error line if it failed.
+    """
+
+    shows: bool | None
+    output: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What became of one entry of the ledger.
+
+    Attributes:
+      defect: The entry.
+      present: Whether it is in this Tunix; none if nothing looked.
+      mended: Whether its mend was in place.
+      reproduction: What its script printed, if it was run.
+    """
+
+    defect: upstream.Defect
+    present: bool | None
+    mended: bool
+    reproduction: Reproduction | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+      mode: `mended` or `stock`.
+      version: Of Tunix.
+      outcomes: Of each property.
+      findings: Of each entry of the ledger.
+    """
+
+    mode: upstream.Mode
+    version: str
+    outcomes: list[property_lib.Outcome]
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong beyond what the ledger knows."""
+        return all(each.status in ("pass", "known-defect") for each in self.outcomes)
+
+    @property
+    def gone(self) -> list[str]:
+        """Ids of mends that this Tunix needs no more."""
+        return [
+            each.defect.id for each in self.findings if each.present is False and each.defect.mend
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives the report as plain data."""
+        return {
+            "mode": self.mode,
+            "version": self.version,
+            "ok": self.ok,
+            "properties": [
+                {
+                    "id": each.property.id,
+                    "area": each.property.area,
+                    "status": each.status,
+                    "tolerance": str(each.property.tolerance),
+                    "statement": each.property.statement,
+                    "said": each.said,
+                }
+                for each in self.outcomes
+            ],
+            "defects": [
+                {
+                    "id": each.defect.id,
+                    "present": each.present,
+                    "mended": each.mended,
+                    "title": each.defect.title,
+                    "where": each.defect.where,
+                    "shown_by": list(each.defect.shown_by),
+                    "reproduction": each.reproduction and each.reproduction.output,
+                }
+                for each in self.findings
+            ],
+        }
+
+
+def check(
+    mode: upstream.Mode = "mended",
+    *,
+    only: Sequence[str] = (),
+    slow: bool = False,
+    reproduce: bool = False,
+    progress: Callable[[str], None] = lambda what: None,
+) -> Report:
+    """Holds the installed Tunix to the properties.
+
+    Args:
+      mode: `mended`, or `stock` for Tunix exactly as installed.
+      only: Ids of properties; none for all that are not slow.
+      slow: Whether slow properties are looked at too.
+      reproduce: Whether each entry's reproduction is run.
+      progress: Is told what is looked at next.
+
+    Returns:
+      The report.
+
+    Raises:
+      HarnessError: There is no such property.
+    """
+    chosen = checks.select(only, slow=slow)
+    lab = Lab(mode)
+    outcomes = []
+    try:
+        for each in chosen:
+            progress(each.id)
+            outcomes.append(property_lib.run(each, lab))
+    finally:
+        lab.close()
+    looked = {each.id for each in chosen}
+    wanted = [d for d in upstream.DEFECTS if not only or looked & set(d.shown_by)]
+    shown = _reproduce([d.id for d in wanted], progress) if reproduce else {}
+    probed = upstream.present()
+    broken = {each.property.id for each in outcomes if each.status == "known-defect"}
+    findings = [
+        Finding(
+            defect=defect,
+            present=_present(defect, probed, looked, broken, shown.get(defect.id)),
+            mended=defect.id in lab.mends,
+            reproduction=shown.get(defect.id),
+        )
+        for defect in wanted
+    ]
+    return Report(mode, upstream.installed_version(), outcomes, findings)
+
+
+def run_reproduction(name: str) -> Reproduction:
+    """Runs a defect's script on the installed Tunix, in a process of its own.
+
+    Args:
+      name: Id of the defect.
+
+    Returns:
+      What it printed.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", upstream.reproduction(name)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    output = ended.stdout.strip()
+    # A script that crashes ends with 1 too; only one that came to its end tells.
+    if ended.returncode in (0, 1) and "got:" in output:
+        return Reproduction(ended.returncode == 0, output)
+    error = ended.stderr.strip().splitlines()
+    return Reproduction(None, "\n".join([output, *error[-1:]]).strip())
+
+
+def _reproduce(names: Collection[str], progress: Callable[[str], None]) -> dict[str, Reproduction]:
+    found = {}
+    with concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+        started = {pool.submit(run_reproduction, name): name for name in names}
+        for ended in concurrent.futures.as_completed(started):
+            progress(f"reproduction of {started[ended]}")
+            found[started[ended]] = ended.result()
+    return found
+
+
+def _present(
+    defect: upstream.Defect,
+    probed: Collection[str],
+    looked: Collection[str],
+    broken: Collection[str],
+    reproduction: Reproduction | None,
+) -> bool | None:
+    if defect.probe:
+        return defect.id in probed
+    if reproduction is not None:
+        return reproduction.shows
+    if set(looked) & set(defect.shown_by):
+        return bool(set(defect.shown_by) & set(broken))
+    return None
+
+
+def tolerance_table(lab: Lab) -> str:
+    """Measures how far noise and wrong observations are from each tolerance.
+
+    Args:
+      lab: Of mended Tunix.
+
+    Returns:
+      A Markdown table: noise, and the smallest of the wrong observations that
+      the property names, both in tolerances; exact ones have none and infinity.
+    """
+    rows = [
+        "| property | tolerance | noise | smallest wrong | why |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for each in checks.PROPERTIES:
+        if each.slow:
+            noise = smallest = "a yes or a no"
+        else:
+            observed = each.observe(lab)
+            known = [name for name in each.defects if name not in lab.mends]
+            wrong = [each.distance(change(observed), known) for change in each.wrong.values()]
+            noise, smallest = (f"{x:.2g}" for x in (each.distance(observed, known), min(wrong)))
+        rows.append(
+            f"| `{each.id}` | {each.tolerance} | {noise} | {smallest} | {each.tolerance.why} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def explain(name: str) -> str:
+    """Gives an entry of the ledger in full, ready to be filed upstream.
+
+    Args:
+      name: Id of the defect.
+
+    Returns:
+      Markdown.
+
+    Raises:
+      HarnessError: There is none.
+    """
+    try:
+        defect = upstream.defect(name)
+    except errors.HarnessError:
+        for each in checks.PROPERTIES:
+            if each.id == name:
+                return _explain_property(each)
+        raise
+    return "\n".join(
+        [
+            f"# {defect.title}",
+            "",
+            f"`{defect.where}` (google-tunix 0.1.7; installed: {upstream.installed_version()})",
+            "",
+            defect.effect,
+            "",
+            f"Mend: {defect.mend or 'none.'}",
+            "",
+            f"Shown by: {', '.join(defect.shown_by) or 'its reproduction'}.",
+            "",
+            "Reproduction, on Tunix alone:",
+            "",
+            "```python",
+            upstream.reproduction(defect.id).rstrip(),
+            "```",
+        ]
+    )
+
+
+def _explain_property(each: property_lib.Property) -> str:
+    return "\n".join(
+        [
+            f"# {each.id} ({each.area})",
+            "",
+            each.statement,
+            "",
+            f"Tolerance: {each.tolerance}: {each.tolerance.why}.",
+            "",
+            "Refuses, among others: " + "; ".join(each.wrong) + ".",
+            "",
+            f"Known to break it: {', '.join(each.defects) or 'nothing'}.",
+        ]
+    )

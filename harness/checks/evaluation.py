@@ -1,0 +1,474 @@
+"""Evaluation: its own sampling, all of its data, no trace of it in training, right scores."""
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness import accounting, evaluation, rewards, upstream
+from harness import recipe as recipe_lib
+from harness.checks import wrong
+from harness.checks.lab import Lab
+from harness.checks.property import EXACT, Comparison, Observed, Property
+from harness.checks.schedule import Case
+from harness.upstream import rehearsal
+
+_ROLES = ("actor", "critic")
+_EVALUATION = {"temperature": 0.5, "top_p": 0.9}
+_EVERY = 2
+_VALIDATION = 2
+# In the last, validation falls due inside a mini-batch.
+_CASES = (
+    Case(8, 8, 4, 2, max_steps=100, batches=3),
+    Case(8, 4, 4, 1, max_steps=100, batches=3),
+    Case(8, 8, 8, 3, max_steps=100, batches=2),
+)
+
+
+def _rehearse(lab: Lab, case: Case) -> rehearsal.Rehearsal:
+    return lab.rehearse(
+        *case.assignments,
+        f"evaluation.every_n_steps={_EVERY}",
+        batches=case.batches,
+        validation=_VALIDATION,
+        evaluation_config=_EVALUATION,
+    )[0]
+
+
+def _observe_config(lab: Lab) -> Observed:
+    draws = [draw for case in _CASES for draw in _rehearse(lab, case).draws]
+    rollout = lab.recipe.rollout
+    return {
+        "modes": [draw.evaluation for draw in draws],
+        "got": [(draw.temperature, draw.top_p) for draw in draws],
+        "train": (rollout.temperature, rollout.top_p),
+    }
+
+
+def _compare_config(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    train, evaluating = observed["train"], tuple(_EVALUATION.values())
+    if "eval-rollout-config-unused" in known:
+        evaluating = train
+    modes = observed["modes"]
+    yield Comparison("some draws are for evaluation", any(modes) and not all(modes), True)
+    yield Comparison(
+        "temperature and top_p of each draw",
+        observed["got"],
+        [evaluating if mode else train for mode in modes],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Looks:
+    """When one model is evaluated.
+
+    Attributes:
+      steps: Optimizer steps done at each evaluation.
+      drawn: Optimizer steps done whenever validation is sampled.
+      per_look: Validation batches in each evaluation.
+    """
+
+    steps: list[int]
+    drawn: list[int]
+    per_look: int
+
+
+def _looks(case: Case, every: int, known: Collection[str]) -> _Looks:
+    """Evaluations that are due: before the first step, and after each `every` steps."""
+    per_look = 1 if "eval-first-micro-batch" in known else _VALIDATION
+    last = max(use.optimizer_step for use in case.uses) + 1
+    if "eval-repeated" not in known:
+        due = list(range(0, last + 1, every))
+        return _Looks(due, due, per_look)
+    # Upstream hands the validation data on with every micro-batch, once it has
+    # been sampled for a mini-batch; each time, and once more where a step is
+    # due, the trainer evaluates.
+    steps, drawn = [], []
+    count = case.mini_batch // case.micro_batch
+    for first in range(0, last, case.epochs):
+        sampled = False
+        for step in range(first, first + case.epochs):
+            for micro_batch in range(count):
+                if not sampled and step % every == 0:
+                    sampled = True
+                    drawn.append(step)
+                if sampled:
+                    steps.append(step)
+                    if micro_batch == count - 1 and (step + 1) % every == 0:
+                        steps.append(step + 1)
+    return _Looks(steps, drawn, per_look)
+
+
+def _observe_all(lab: Lab) -> Observed:
+    found = [_rehearse(lab, case) for case in _CASES]
+    return {
+        "recipe": lab.recipe,
+        "looks": [each.looks for each in found],
+        "draws": [[draw for draw in each.draws if draw.evaluation] for each in found],
+        "evaluated": {
+            role: [
+                rows for each in lab.trace.updates if each.role == role for rows in each.evaluated
+            ]
+            for role in _ROLES
+        },
+    }
+
+
+def _compare_all(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    for case, looks, draws in zip(_CASES, observed["looks"], observed["draws"], strict=True):
+        want = _looks(case, _EVERY, known)
+        batches = [
+            tuple(range(first, first + case.batch))
+            for first in range(
+                rehearsal.VALIDATION, rehearsal.VALIDATION + _VALIDATION * case.batch, case.batch
+            )
+        ]
+        yield Comparison(
+            f"validation problems as they are sampled of {case}",
+            [(draw.train_steps, problem) for draw in draws for problem in draw.problems],
+            [(step, problem) for step in want.drawn for batch in batches for problem in batch],
+        )
+        by_role = [[look for look in looks if look.role == role] for role in _ROLES]
+        for role, own in zip(_ROLES, by_role, strict=True):
+            yield Comparison(
+                f"{role}'s optimizer steps at each validation batch of {case}",
+                [look.train_steps for look in own],
+                [step for step in want.steps for _ in range(want.per_look)],
+            )
+            yield Comparison(
+                f"{role}'s validation batches of {case} are whole",
+                [look.problems in batches for look in own],
+                [True] * len(own),
+            )
+            if want.per_look == _VALIDATION:
+                yield Comparison(
+                    f"{role}'s validation problems of {case}",
+                    sorted(
+                        (look.train_steps, problem) for look in own for problem in look.problems
+                    ),
+                    sorted(
+                        (step, problem)
+                        for step in want.steps
+                        for batch in batches
+                        for problem in batch
+                    ),
+                )
+        yield Comparison(
+            f"the critic is evaluated on what the actor is, in {case}",
+            [problem for look in by_role[1] for problem in look.problems],
+            [problem for look in by_role[0] for problem in look.problems],
+        )
+    recipe = observed["recipe"]
+    batching, account = recipe.batching, accounting.account(recipe)
+    case = Case(
+        batching.batch,
+        batching.mini_batch,
+        batching.train_micro_batch,
+        recipe.ppo.num_epochs,
+        max_steps=account.max_steps,
+        batches=account.batches,
+    )
+    want = _looks(case, recipe.evaluation.every_n_steps, known)
+    for role in _ROLES:
+        yield Comparison(
+            f"rows of each validation batch that the real {role} was evaluated on",
+            observed["evaluated"][role],
+            [batching.batch] * (len(want.steps) * want.per_look),
+        )
+
+
+def _observe_nothing(lab: Lab) -> Observed:
+    pieces = lab.pieces
+    sizes = ("batch", "mini_batch", "train_micro_batch", "rollout_micro_batch", "logps_micro_batch")
+    # The sizes of a rollout, so that no other program is compiled.
+    size = pieces.recipe.batching.rollout_micro_batch
+    recipe = recipe_lib.replace(
+        pieces.recipe,
+        *(f"batching.{name}={size}" for name in sizes),
+        'evaluation.generation="liberal"',
+    )
+    generator = upstream.Generator(recipe, pieces.actor, pieces.tokenizer, pieces.mesh)
+    batch = next(iter(pieces.dataset.test))
+    rows = {name: column[: size - 1] for name, column in batch.items()}
+    before = _everything(lab)
+    answers = [evaluation.evaluate(recipe, generator, [rows]) for _ in range(2)]
+    return {
+        "before": before,
+        "after": _everything(lab),
+        "answers": [[(s.completion, s.tokens, s.score) for s in each.samples] for each in answers],
+        "total": len(rows["prompts"]),
+    }
+
+
+def _everything(lab: Lab) -> dict[str, np.ndarray]:
+    """Gives whatever training follows from, by name."""
+    learner, cluster = lab.pieces.learner, lab.pieces.cluster
+    found = {"global step": np.array(cluster.global_steps)}
+    for index, seed in enumerate(rehearsal.randomness(learner)):
+        found[f"randomness {index}"] = seed
+    found["NumPy's random state"] = np.array(list(np.random.get_state(legacy=True))[1])
+    found["Python's random state"] = np.array(random.getstate()[1])
+    for role, state in rehearsal.states(learner).items():
+        found[f"{role}'s counts"] = np.array([state.train_steps, state.iter_steps])
+        for kind in ("weights", "moments"):
+            for name, array in getattr(state, kind).items():
+                found[f"{role}'s {kind} {name}"] = array
+    return found
+
+
+def _compare_nothing(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    del known
+    yield Comparison("what there is", sorted(observed["after"]), sorted(observed["before"]))
+    for name, want in observed["before"].items():
+        yield Comparison(name, observed["after"][name], want)
+    first, second = observed["answers"]
+    yield Comparison("answers", len(first), observed["total"])
+    yield Comparison("answers the second time", np.array(second, str), np.array(first, str))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labelled:
+    """A transcript that was scored by hand.
+
+    Attributes:
+      completion: What was written.
+      answer: The right answer.
+      score: What it is worth.
+      prompt: What it was written after.
+    """
+
+    completion: str
+    answer: str
+    score: float
+    prompt: str = "Q"
+
+
+_LABELLED = (
+    _Labelled("#### 10", "10", 1.0),
+    _Labelled("Six and four.\n#### 10 apples", "10", 1.0),
+    _Labelled("#### 7\nNo:\n#### 10", "10", 1.0),
+    _Labelled("#### 10\nNo:\n#### 7", "10", 0.1),
+    _Labelled("#### 10 and #### ten", "10", 1.0),
+    _Labelled("#### -3", "-3", 1.0),
+    _Labelled("#### 3", "-3", 0.1),
+    _Labelled("#### 2.5", "2.5", 1.0),
+    _Labelled("#### 25", "2.5", 0.1),
+    _Labelled("#### 1,234", "1234", 1.0),
+    _Labelled("#### 1234", "1,234", 1.0),
+    _Labelled("#### 1,234,567", "1234567", 1.0),
+    _Labelled("#### 10.", "10", 0.1),
+    _Labelled("#### 10.0", "10", 0.1),
+    _Labelled("#### 010", "10", 0.1),
+    _Labelled("#### 100", "10", 0.1),
+    _Labelled("#### $10", "10", 0.0),
+    _Labelled("#### +10", "10", 0.0),
+    _Labelled("####10", "10", 0.0),
+    _Labelled("### 10", "10", 0.0),
+    _Labelled("The answer is 10", "10", 0.0),
+    _Labelled("", "10", 0.0),
+    _Labelled("10", "10", 0.0, prompt="Write #### 10 at the end."),
+    # Seven characters of tag, and then as many as still fit into the last 300.
+    _Labelled("#### 10" + "x" * 293, "10", 1.0),
+    _Labelled("#### 10" + "x" * 294, "10", 0.0),
+    _Labelled("y" * 400 + "#### 10", "10", 1.0),
+)
+# Two passes over five problems in batches of two: three are solved, one of them
+# at the second try only, one more is well-formed, one is neither.
+_TRIES = (
+    ("#### 1", "#### 0", "#### 3", "#### 9", "none"),
+    ("#### 1", "#### 2", "none", "none", "none"),
+)
+
+
+def _observe_scores(lab: Lab) -> Observed:
+    each = [rewards.score(row.completion, row.answer) for row in _LABELLED]
+    together = rewards.gsm8k_reward(
+        [row.prompt for row in _LABELLED],
+        [row.completion for row in _LABELLED],
+        answer=np.array([row.answer for row in _LABELLED]),
+    )
+    size = 2
+    recipe = recipe_lib.replace(
+        lab.recipe,
+        *(
+            f"batching.{name}={size}"
+            for name in ("batch", "mini_batch", "train_micro_batch", "rollout_micro_batch")
+        ),
+        f"batching.logps_micro_batch={size}",
+        f"evaluation.passes={len(_TRIES)}",
+    )
+    asked: dict[str, int] = {}
+
+    def generate(prompts: Sequence[str], *args: Any) -> tuple[list[str], list[int]]:
+        del args
+        found = []
+        # A row that fills a batch up must not count as a try.
+        for prompt in dict.fromkeys(prompts):
+            found.append(_TRIES[asked.get(prompt, 0)][int(prompt)])
+            asked[prompt] = asked.get(prompt, 0) + 1
+        found = np.resize(np.array(found), len(prompts)).tolist()
+        return found, [1] * len(found)
+
+    numbers = np.arange(len(_TRIES[0]))
+    columns = {
+        "prompts": numbers.astype(str),
+        "question": numbers.astype(str),
+        "answer": (numbers + 1).astype(str),
+    }
+    batches = [
+        {name: column[first : first + size] for name, column in columns.items()}
+        for first in range(0, len(numbers), size)
+    ]
+    found = evaluation.evaluate(recipe, generate, batches)
+    return {
+        "score": each,
+        "reward": together,
+        "total": found.total,
+        "shares": [found.accuracy, found.format_accuracy],
+        "bounds": np.round([*found.accuracy_ci95, *found.format_accuracy_ci95], 9),
+        "samples": [(s.index, s.completion_pass) for s in found.samples],
+    }
+
+
+def _wilson(hits: int, total: int) -> tuple[float, float]:
+    """Gives the 95% interval of a share (Wilson 1927, JASA 22, p. 209)."""
+    z, share = 1.959963984540054, hits / total
+    middle = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
+
+
+def _compare_scores(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    del known
+    for name in ("score", "reward"):
+        for row, got in zip(_LABELLED, observed[name], strict=True):
+            yield Comparison(f"{name} of {row.completion[-40:]!r}", got, row.score)
+    yield Comparison("problems", observed["total"], 5)
+    yield Comparison("accuracy and format accuracy", observed["shares"], [3 / 5, 4 / 5])
+    # Rounded alike: two ways to the same figure differ in the last digits.
+    wanted = np.round([*_wilson(3, 5), *_wilson(4, 5)], 9)
+    yield Comparison("their intervals", observed["bounds"], wanted)
+    yield Comparison(
+        "problem and pass of each sample",
+        sorted(observed["samples"]),
+        [(problem, tried) for problem in range(5) for tried in range(2)],
+    )
+
+
+def _scored(change: Callable[[_Labelled], float]) -> Callable[[Observed], Observed]:
+    return wrong.value("score", lambda _: [change(row) for row in _LABELLED])
+
+
+PROPERTIES = (
+    Property(
+        id="eval-config",
+        area="evaluation",
+        statement="Validation is sampled with the configuration for evaluation, training is not.",
+        tolerance=EXACT,
+        observe=_observe_config,
+        compare=_compare_config,
+        wrong={
+            "of the other mode": lambda seen: {
+                **seen,
+                "got": [
+                    seen["train"] if mode else tuple(_EVALUATION.values()) for mode in seen["modes"]
+                ],
+            },
+            "always of evaluation": wrong.value(
+                "got", lambda got: [tuple(_EVALUATION.values())] * len(got)
+            ),
+        },
+        defects=("eval-rollout-config-unused",),
+    ),
+    Property(
+        id="eval-uses-all",
+        area="evaluation",
+        statement=(
+            "Whenever validation is due, both models are evaluated once on each of its problems."
+        ),
+        tolerance=EXACT,
+        observe=_observe_all,
+        compare=_compare_all,
+        wrong={
+            "never": wrong.value("looks", lambda looks: [[] for _ in looks]),
+            "once more": wrong.value("looks", lambda looks: [[*each, each[-1]] for each in looks]),
+            "a step late": wrong.value(
+                "looks",
+                lambda looks: [
+                    [dataclasses.replace(e, train_steps=e.train_steps + 1) for e in each]
+                    for each in looks
+                ],
+            ),
+            "on training problems": wrong.value(
+                "looks",
+                lambda looks: [
+                    [dataclasses.replace(e, problems=tuple(range(8))) for e in each]
+                    for each in looks
+                ],
+            ),
+            "a batch not sampled": wrong.value(
+                "draws", lambda draws: [each[:-1] for each in draws]
+            ),
+            "half of the rows": wrong.value(
+                "evaluated", lambda rows: {role: [4] * len(own) for role, own in rows.items()}
+            ),
+        },
+        defects=("eval-first-micro-batch", "eval-repeated"),
+    ),
+    Property(
+        id="evaluation-changes-nothing",
+        area="evaluation",
+        statement=(
+            "An evaluation leaves weights, moments, counters and random states as they were, and "
+            "gives the same answers when it is run again."
+        ),
+        tolerance=EXACT,
+        observe=_observe_nothing,
+        compare=_compare_nothing,
+        wrong={
+            "other answers": wrong.value("answers", lambda two: [two[0], two[1][::-1]]),
+            "weights moved": wrong.value(
+                "after", lambda all_: {n: x + ("weights" in n) for n, x in all_.items()}
+            ),
+            "moments moved": wrong.value(
+                "after", lambda all_: {n: x + ("moments" in n) for n, x in all_.items()}
+            ),
+            "a step counted": wrong.value(
+                "after", lambda all_: {n: x + ("counts" in n) for n, x in all_.items()}
+            ),
+            "noise drawn": wrong.value(
+                "after", lambda all_: {n: x + ("random" in n) for n, x in all_.items()}
+            ),
+        },
+    ),
+    Property(
+        id="scored-transcripts",
+        area="evaluation",
+        statement=(
+            "Transcripts are scored as by hand: by the last well-formed tag among the last 300 "
+            "characters of the completion; a problem is solved if any try solves it."
+        ),
+        tolerance=EXACT,
+        observe=_observe_scores,
+        compare=_compare_scores,
+        wrong={
+            "by the first tag": _scored(
+                lambda row: 1.0 if row.completion.startswith(f"#### {row.answer}") else row.score
+            ),
+            "by number": _scored(
+                lambda row: 1.0 if row.completion in ("#### 10.", "#### 10.0") else row.score
+            ),
+            "wherever the tag is": _scored(
+                lambda row: 1.0 if f"#### {row.answer}" in row.completion else row.score
+            ),
+            "by the prompt": _scored(
+                lambda row: 1.0 if f"#### {row.answer}" in row.prompt else row.score
+            ),
+            "by the last try": wrong.value("shares", lambda _: [2 / 5, 2 / 5]),
+            "a filler counted": wrong.value("total", lambda total: total + 1),
+        },
+    ),
+)

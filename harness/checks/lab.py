@@ -1,0 +1,360 @@
+"""What the properties look at: one recorded training run, and the pieces that made it."""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from harness import accounting, data, models, pipeline, upstream
+from harness import recipe as recipe_lib
+from harness import tokenizer as tokenizer_lib
+from harness.oracle import gemma, logprob
+from harness.upstream import rehearsal
+from harness.upstream import trace as trace_lib
+
+# Small, with everything switched on under which a wrong PPO shows: unequal
+# completions, left padding, sequences past the sliding window, two epochs, two
+# micro-batches, a KL penalty, a temperature, bounds that clip.
+RECIPE = (
+    "model.num_layers=2",
+    'model.attention_pattern=["local", "global"]',
+    "model.embed_dim=32",
+    "model.hidden_dim=64",
+    "model.head_dim=8",
+    "model.sliding_window=16",
+    "rollout.max_prompt_length=24",
+    "rollout.cache_size=32",
+    "rollout.temperature=0.7",
+    "lora.rank=4",
+    "data.num_batches=5",
+    "data.num_test_batches=2",
+    "data.train_fraction=0.6",
+    "data.arithmetic.train_problems=64",
+    "data.arithmetic.test_problems=13",
+    "batching.batch=8",
+    "batching.mini_batch=8",
+    "batching.train_micro_batch=4",
+    "batching.rollout_micro_batch=4",
+    "batching.logps_micro_batch=4",
+    "ppo.gamma=0.97",
+    "ppo.gae_lambda=0.9",
+    "ppo.beta=0.05",
+    "ppo.epsilon=0.05",
+    "ppo.epsilon_high=0.1",
+    "ppo.epsilon_c=1.5",
+    "ppo.entropy_coef=0.01",
+    "ppo.clip_range_value=0.02",
+    "optimizers.actor_learning_rate=0.02",
+    "optimizers.critic_learning_rate=0.01",
+    "optimizers.max_grad_norm=0.1",
+    "optimizers.max_steps=6",
+    "evaluation.every_n_steps=2",
+    "checkpoints.save_interval_steps=2",
+    "warm_start.max_steps=0",
+)
+_END_PIECES = range(440, 500)
+
+
+def recipe(*assignments: str) -> recipe_lib.Recipe:
+    """Gives the recipe of the checks.
+
+    Args:
+      *assignments: Changes, `a.b=value`.
+
+    Returns:
+      The recipe. About one token in eight ends a completion, so that a random
+      policy writes completions of every length.
+    """
+    plain = recipe_lib.load("tiny", assignments=(*RECIPE, *assignments))
+    tokenizer = tokenizer_lib.load(plain)
+    ends = ["<eos>", "<end_of_turn>", *(tokenizer.piece(each) for each in _END_PIECES)]
+    rollout = dataclasses.replace(plain.rollout, end_tokens=tuple(ends))
+    return dataclasses.replace(plain, rollout=rollout)
+
+
+def reward(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
+    """Scores texts by their letters: fractions of either sign, none alike."""
+    del prompts
+    answers = columns["answer"]
+    return [
+        (sum(map(ord, text)) % 17) / 8 - 0.75 + 0.01 * (float(answer) % 7)
+        for text, answer in zip(completions, answers, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """A learner and what it was made of; nothing has been trained."""
+
+    recipe: recipe_lib.Recipe
+    tokenizer: tokenizer_lib.Tokenizer
+    mesh: jax.sharding.Mesh
+    dataset: data.Dataset
+    policy: Any
+    actor: Any
+    critic: Any
+    cluster: upstream.Cluster
+    learner: upstream.Learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    """A run that went on from a checkpoint of another.
+
+    Attributes:
+      step: Optimizer step of the checkpoint.
+      states: Weights, moments and counters right after it was restored, by role.
+      global_step: Global step right after.
+      trace: What the run then did.
+      ended: Weights, moments and counters at its end, by role.
+    """
+
+    step: int
+    states: dict[str, rehearsal.State]
+    global_step: int
+    trace: trace_lib.Trace
+    ended: dict[str, rehearsal.State]
+
+
+class Lab:
+    """Everything that the properties observe, each made when it is first asked for.
+
+    Attributes:
+      mode: `mended`, or `stock` for Tunix exactly as installed.
+      mends: Ids of the mends in place.
+    """
+
+    def __init__(self, mode: upstream.Mode = "mended"):
+        """Prepares nothing yet.
+
+        Args:
+          mode: See the class.
+        """
+        self.mode = mode
+        self.mends = upstream.mends(mode)
+        self._folder = tempfile.TemporaryDirectory(prefix="ppo-harness-checks-")
+        self._learners: list[upstream.Learner] = []
+        self._rehearsals: dict[Any, tuple[rehearsal.Rehearsal, ...]] = {}
+
+    def close(self) -> None:
+        """Gives back threads and files."""
+        for learner in self._learners:
+            upstream.release(learner)
+        self._folder.cleanup()
+
+    @functools.cached_property
+    def recipe(self) -> recipe_lib.Recipe:
+        """The recipe of the checks."""
+        return recipe()
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """A folder of the lab's own."""
+        return pathlib.Path(self._folder.name)
+
+    def build(
+        self,
+        *assignments: str,
+        directory: pathlib.Path | None = None,
+        log_probs: bool = False,
+        base: recipe_lib.Recipe | None = None,
+    ) -> Pieces:
+        """Makes a learner.
+
+        Args:
+          *assignments: Changes to the recipe.
+          directory: Where checkpoints go, if anywhere; one that holds
+            checkpoints is resumed from.
+          log_probs: Whether the sampler tells its log-probs.
+          base: Another recipe than the lab's.
+
+        Returns:
+          The pieces; the lab releases the learner.
+        """
+        base = base or self.recipe
+        recipe = recipe_lib.replace(base, *assignments) if assignments else base
+        mesh = models.make_mesh(recipe.sharding)
+        tokenizer = tokenizer_lib.load(recipe)
+        policy = pipeline.make_policy(recipe, mesh)
+        actor = models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
+        _move_apart(actor)
+        critic = models.make_critic(policy, mesh, recipe.seed)
+        cluster = upstream.make_cluster(
+            recipe,
+            mesh=mesh,
+            actor=actor,
+            critic=critic,
+            tokenizer=tokenizer,
+            reference=policy if recipe.ppo.beta > 0 else None,
+            directory=directory,
+            mends=self.mends,
+            log_probs=log_probs,
+        )
+        learner = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward, mends=self.mends)
+        self._learners.append(learner)
+        return Pieces(
+            recipe=recipe,
+            tokenizer=tokenizer,
+            mesh=mesh,
+            dataset=data.load(recipe, tokenizer),
+            policy=policy,
+            actor=actor,
+            critic=critic,
+            cluster=cluster,
+            learner=learner,
+        )
+
+    def rehearse(
+        self, *assignments: str, batches: int, stop: int | None = None, **options: Any
+    ) -> tuple[rehearsal.Rehearsal, ...]:
+        """Rehearses a training; see `harness.upstream.rehearsal`.
+
+        Args:
+          *assignments: Changes to the recipe.
+          batches: Training batches.
+          stop: Batches after which the training is cut, and then resumed.
+          **options: Of `rehearse` there.
+
+        Returns:
+          What happened: once, or before and after the cut.
+        """
+        key = repr((assignments, batches, stop, options))
+        if key not in self._rehearsals:
+            play = functools.partial(
+                rehearsal.rehearse,
+                recipe_lib.replace(self.recipe, "ppo.beta=0", *assignments),
+                tokenizer=self.pieces.tokenizer,
+                mends=self.mends,
+                **options,
+            )
+            if stop is None:
+                self._rehearsals[key] = (play(batches=batches),)
+            else:
+                folder = self.folder / f"rehearsal-{len(self._rehearsals)}"
+                self._rehearsals[key] = (
+                    play(batches=stop, directory=folder),
+                    play(batches=batches, directory=folder),
+                )
+        return self._rehearsals[key]
+
+    @functools.cached_property
+    def pieces(self) -> Pieces:
+        """A learner that is never trained."""
+        return self.build(log_probs=True)
+
+    @functools.cached_property
+    def trained(self) -> Pieces:
+        """The learner of `trace`."""
+        return self.build(directory=self.folder / "whole", log_probs=True)
+
+    @functools.cached_property
+    def trace(self) -> trace_lib.Trace:
+        """A whole training run of `trained`, watched."""
+        pieces = self.trained
+        return trace_lib.watch(pieces.learner, pieces.dataset.train, pieces.dataset.validation)
+
+    @functools.cached_property
+    def resumed(self) -> Resumed:
+        """A second learner, from the checkpoint that the first made after its first batch.
+
+        It is not validated: that must change nothing.
+        """
+        whole = self.trace
+        step = accounting.optimizer_steps_per_batch(self.recipe)
+        folder = self.folder / "resumed"
+        rehearsal.copy_checkpoints(self.folder / "whole", folder, step)
+        pieces = self.build(directory=folder, log_probs=whole.generations[0].log_probs is not None)
+        states, global_step = rehearsal.states(pieces.learner), pieces.cluster.global_steps
+        trace = trace_lib.watch(pieces.learner, pieces.dataset.train)
+        return Resumed(step, states, global_step, trace, rehearsal.states(pieces.learner))
+
+    @functools.cached_property
+    def replay(self) -> "Replay":
+        """The oracle on this lab's model."""
+        return Replay(self.recipe, pad=0)
+
+
+def _move_apart(actor: Any) -> None:
+    """Gives LoRA's second factors values, so that the policy is not its reference."""
+    rng = np.random.default_rng(5)
+    for name, factor in sorted(upstream.parameters(actor).items()):
+        if name.endswith("_lora_b"):
+            noise = rng.normal(0, 0.1, factor.shape).astype(factor.dtype)
+            factor.set_value(jax.device_put(noise, factor.get_value().sharding))
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """The model in NumPy float64, on weights as they stood at some moment.
+
+    Attributes:
+      recipe: Shapes, LoRA scale, temperature.
+      pad: The pad id.
+    """
+
+    recipe: recipe_lib.Recipe
+    pad: int
+    _known: dict[Any, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def shape(self) -> gemma.Shape:
+        """What the weights alone do not say."""
+        model = self.recipe.model
+        return gemma.Shape(
+            num_heads=model.num_heads,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            sliding_window=model.sliding_window,
+            local_base=model.local_rope_base,
+            global_base=model.global_rope_base,
+            pattern=tuple(model.attention_pattern),
+        )
+
+    def policy(self, weights: Mapping[str, np.ndarray], *, adapted: bool = True) -> Any:
+        """Merges LoRA into the weights of an actor, or leaves it out: the reference."""
+        plain, pairs = gemma.split_lora(weights)
+        if not adapted:
+            return plain
+        lora = self.recipe.lora
+        return gemma.merge_lora(plain, pairs, lora.alpha / lora.rank)
+
+    def logits(
+        self, weights: Any, prompt_ids: np.ndarray, completion_ids: np.ndarray
+    ) -> np.ndarray:
+        """Computes the logits [B, T, V] from which each completion token was drawn."""
+        ids = np.concatenate([prompt_ids, completion_ids], axis=1)
+        # Several properties ask for the same pass.
+        key = hash((ids.tobytes(), *(leaf.tobytes() for leaf in weights.values())))
+        if key not in self._known:
+            self._known[key] = gemma.forward(weights, ids, ids != self.pad, self.shape)
+        return self._known[key][:, prompt_ids.shape[1] - 1 : -1]
+
+    def log_probs(
+        self,
+        weights: Any,
+        prompt_ids: np.ndarray,
+        completion_ids: np.ndarray,
+        temperature: float | None = None,
+    ) -> np.ndarray:
+        """Computes log-probs [B, T], at the rollout's temperature unless told another."""
+        temperature = self.recipe.rollout.temperature if temperature is None else temperature
+        logits = self.logits(weights, prompt_ids, completion_ids)
+        return logprob.token_log_probs(logits, completion_ids, temperature)
+
+    def values(
+        self, critic: Mapping[str, np.ndarray], prompt_ids: np.ndarray, completion_ids: np.ndarray
+    ) -> np.ndarray:
+        """Computes values [B, T] of the states before each completion token."""
+        ids = np.concatenate([prompt_ids, completion_ids], axis=1)
+        backbone = {
+            name.removeprefix("backbone/"): leaf
+            for name, leaf in critic.items()
+            if name.startswith("backbone/")
+        }
+        found = gemma.values(backbone, critic["score/kernel"], ids, ids != self.pad, self.shape)
+        return found[:, prompt_ids.shape[1] - 1 : -1]

@@ -1,0 +1,188 @@
+"""A property: what must hold, how it is seen, how far off it may be, and what would break it."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.checks.lab import Lab
+
+Observed = dict[str, Any]
+Status = Literal["pass", "known-defect", "fail", "error"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two things that must agree.
+
+    Attributes:
+      what: What they are.
+      got: What Tunix did.
+      want: What is right: the oracle's figure, or its own under a symmetry.
+    """
+
+    what: str
+    got: Any
+    want: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How far `got` may be from `want`: absolute + relative * |want|.
+
+    Attributes:
+      relative: Share of what is wanted; 0 with `absolute` 0 asks for equal bits.
+      absolute: In the unit of what is compared.
+      why: Where it comes from.
+    """
+
+    relative: float
+    absolute: float
+    why: str
+
+    def __str__(self) -> str:
+        """Says it in figures."""
+        if not (self.relative or self.absolute):
+            return "exact"
+        parts = []
+        if self.relative:
+            parts.append(f"{self.relative:g} relative")
+        if self.absolute:
+            parts.append(f"{self.absolute:g} absolute")
+        return " + ".join(parts)
+
+
+EXACT = Tolerance(0, 0, "counts, ids and copies are equal or they are wrong")
+
+
+@dataclasses.dataclass(frozen=True)
+class Property:
+    """One statement about PPO that the installed Tunix is held to.
+
+    Attributes:
+      id: Short name.
+      area: Part of PPO.
+      statement: What must hold.
+      tolerance: How far off it may be.
+      observe: Gathers what Tunix did.
+      compare: Sets it beside what is right. Given ids of defects, what is right
+        is what these defects, and nothing else, would make of it.
+      wrong: Wrong things to have observed, by name; the property refuses each.
+      defects: Ids in the ledger of what can break it.
+      slow: Whether it takes more than a few seconds of its own.
+    """
+
+    id: str
+    area: str
+    statement: str
+    tolerance: Tolerance
+    observe: Callable[[Lab], Observed]
+    compare: Callable[[Observed, Collection[str]], Iterator[Comparison]]
+    wrong: Mapping[str, Callable[[Observed], Observed]]
+    defects: tuple[str, ...] = ()
+    slow: bool = False
+
+    def judge(self, observed: Observed, known: Collection[str] = ()) -> list[str]:
+        """Gives what does not hold, in a sentence each.
+
+        Args:
+          observed: From `observe`.
+          known: Ids of defects that are taken for granted.
+
+        Returns:
+          Nothing if the property holds.
+        """
+        found = list(self.compare(observed, known))
+        if not found:
+            return ["nothing was compared"]
+        return [said for each in found if (said := difference(each, self.tolerance))]
+
+    def distance(self, observed: Observed, known: Collection[str] = ()) -> float:
+        """Gives the largest distance in tolerances; for exact ones, 0 or infinity."""
+        return max(
+            (distance(each, self.tolerance) for each in self.compare(observed, known)),
+            default=np.inf,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a property.
+
+    Attributes:
+      property: The property.
+      status: `pass`; `known-defect` if it is exactly the ledger's; `fail`; or
+        `error` if it could not be observed.
+      said: What does not hold.
+      distance: Largest distance in tolerances.
+    """
+
+    property: Property
+    status: Status
+    said: list[str]
+    distance: float
+
+
+def run(each: Property, lab: Lab) -> Outcome:
+    """Observes and judges one property.
+
+    Args:
+      each: The property.
+      lab: Where it is observed.
+
+    Returns:
+      The outcome; an exception becomes the status `error`.
+    """
+    try:
+        observed = each.observe(lab)
+        said = each.judge(observed)
+        if not said:
+            return Outcome(each, "pass", [], each.distance(observed))
+        unmended = [name for name in each.defects if name not in lab.mends]
+        if unmended and not each.judge(observed, unmended):
+            return Outcome(each, "known-defect", said, each.distance(observed))
+        return Outcome(each, "fail", said, each.distance(observed))
+    except Exception as error:
+        return Outcome(each, "error", [f"{type(error).__name__}: {error}"], np.inf)
+
+
+def distance(comparison: Comparison, tolerance: Tolerance) -> float:
+    """Gives how many tolerances a comparison is off; infinity if it is none of the kind."""
+    got, want = np.asarray(comparison.got), np.asarray(comparison.want)
+    if got.shape != want.shape or not got.size:
+        return np.inf
+    exact = not (tolerance.relative or tolerance.absolute)
+    if exact or not np.issubdtype(got.dtype, np.floating):
+        return 0.0 if np.array_equal(got, want) else np.inf
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    if not (np.isfinite(got).all() and np.isfinite(want).all()):
+        return np.inf
+    return float(np.max(np.abs(got - want) / (tolerance.absolute + tolerance.relative * abs(want))))
+
+
+def difference(comparison: Comparison, tolerance: Tolerance) -> str | None:
+    """Says how a comparison fails, or nothing."""
+    if distance(comparison, tolerance) <= 1:
+        return None
+    got, want = np.asarray(comparison.got), np.asarray(comparison.want)
+    if got.shape != want.shape:
+        return f"{comparison.what}: shape {got.shape}, not {want.shape}"
+    if not got.size:
+        return f"{comparison.what}: nothing to compare"
+    if got.ndim == 0:
+        return f"{comparison.what}: {got}, not {want}"
+    place = _worst(got, want)
+    return (
+        f"{comparison.what}: {got[place]} at {[int(i) for i in place]}, not {want[place]} "
+        f"(and so on: {np.sum(got != want)} of {got.size} differ)"
+    )
+
+
+def _worst(got: np.ndarray, want: np.ndarray) -> tuple[np.intp, ...]:
+    if np.issubdtype(got.dtype, np.number):
+        off = np.abs(got.astype(np.float64) - want.astype(np.float64))
+        off = np.where(np.isfinite(off), off, np.inf)
+    else:
+        off = got != want
+    return np.unravel_index(int(np.argmax(off)), got.shape)

@@ -1,0 +1,437 @@
+"""The schedule: which problem trains when, under which policy, and when it ends."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness import accounting
+from harness import recipe as recipe_lib
+from harness.checks import wrong
+from harness.checks.lab import Lab
+from harness.checks.property import EXACT, Comparison, Observed, Property
+from harness.oracle import schedule as oracle
+from harness.upstream import rehearsal
+
+_ROLES = ("actor", "critic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Sizes of a rehearsed run.
+
+    Attributes:
+      batch: Problems in a batch.
+      mini_batch: Problems behind an optimizer step.
+      micro_batch: Problems in a gradient.
+      epochs: PPO epochs.
+      max_steps: Optimizer steps asked for.
+      batches: Batches that the data offers.
+    """
+
+    batch: int
+    mini_batch: int
+    micro_batch: int
+    epochs: int
+    max_steps: int
+    batches: int
+
+    @property
+    def uses(self) -> list[oracle.Use]:
+        """What the oracle makes of it."""
+        return oracle.schedule(
+            self.batches,
+            self.batch,
+            self.mini_batch,
+            self.micro_batch,
+            self.epochs,
+            self.max_steps,
+        )
+
+    @property
+    def assignments(self) -> tuple[str, ...]:
+        """What makes a recipe one of these sizes."""
+        return (
+            f"batching.batch={self.batch}",
+            f"batching.mini_batch={self.mini_batch}",
+            f"batching.train_micro_batch={self.micro_batch}",
+            f"batching.rollout_micro_batch={self.mini_batch}",
+            f"batching.logps_micro_batch={self.mini_batch}",
+            f"ppo.num_epochs={self.epochs}",
+            f"optimizers.max_steps={self.max_steps}",
+            f"data.num_batches={self.batches}",
+            "data.train_fraction=1",
+            "checkpoints.save_interval_steps=1000",
+        )
+
+
+# All end where a batch ends, so that two ways to read `max_steps` agree.
+_CASES = (
+    Case(8, 8, 4, 2, max_steps=4, batches=5),
+    Case(8, 4, 2, 1, max_steps=100, batches=3),
+    Case(8, 4, 4, 3, max_steps=12, batches=3),
+    Case(4, 4, 4, 1, max_steps=2, batches=4),
+    Case(8, 8, 2, 3, max_steps=100, batches=2),
+)
+_OVERSHOOT = (
+    Case(8, 8, 4, 2, max_steps=3, batches=5),
+    Case(8, 4, 4, 3, max_steps=7, batches=5),
+)
+RESUMED = Case(8, 4, 2, 2, max_steps=100, batches=6)
+RESUMED_AFTER = 2
+
+
+def _rehearse(lab: Lab, case: Case) -> rehearsal.Rehearsal:
+    return lab.rehearse(*case.assignments, batches=case.batches)[0]
+
+
+def _rows(micro_batches: Sequence[tuple[int, Sequence[int]]]) -> np.ndarray:
+    """Gives each row's optimizer step, micro-batch, place and problem, [N, 4].
+
+    Micro-batches are named by their first problem and sorted within a step: they
+    accumulate into one step, whatever their order.
+    """
+    return np.array(
+        sorted(
+            (step, problems[0], place, problem)
+            for step, problems in micro_batches
+            for place, problem in enumerate(problems)
+        )
+    )
+
+
+def _account(base: recipe_lib.Recipe, case: Case) -> accounting.Account:
+    return accounting.account(recipe_lib.replace(base, *case.assignments))
+
+
+def _wanted_rows(uses: Sequence[oracle.Use]) -> np.ndarray:
+    micro_batches: dict[tuple[int, int], list[int]] = {}
+    for use in uses:
+        micro_batches.setdefault((use.optimizer_step, use.micro_batch), []).append(use.problem)
+    return _rows([(step, problems) for (step, _), problems in micro_batches.items()])
+
+
+def _observe_schedule(lab: Lab) -> Observed:
+    return {
+        "base": lab.recipe,
+        "cases": _CASES,
+        "got": [_rehearse(lab, case) for case in _CASES],
+    }
+
+
+def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    del known
+    for case, got in zip(observed["cases"], observed["got"], strict=True):
+        uses, account = case.uses, _account(observed["base"], case)
+        for role in _ROLES:
+            steps = [each for each in got.steps if each.role == role]
+            yield Comparison(
+                f"{role}'s rows (step, micro-batch, place, problem) of {case}",
+                _rows([(each.train_steps, each.problems) for each in steps]),
+                _wanted_rows(uses),
+            )
+            for name, wanted in (
+                ("oracle's", oracle.optimizer_steps(uses)),
+                ("account's", account.optimizer_steps),
+            ):
+                yield Comparison(
+                    f"{role}'s optimizer steps of {case}, {name}",
+                    got.ended[role].train_steps,
+                    wanted,
+                )
+        pairs = [each.role for each in got.steps]
+        yield Comparison(f"turns of {case}", pairs, list(_ROLES) * (len(pairs) // 2))
+        orders = [[e.problems for e in got.steps if e.role == role] for role in _ROLES]
+        yield Comparison(
+            f"the critic's order of micro-batches of {case}",
+            np.concatenate(orders[1]),
+            np.concatenate(orders[0]),
+        )
+        for name, figures in (
+            ("global steps", (got.global_steps, oracle.global_steps(uses), account.global_steps)),
+            ("generations", (len(got.draws), oracle.generations(uses), account.generations)),
+        ):
+            yield Comparison(f"{name} of {case}, oracle's", figures[0], figures[1])
+            yield Comparison(f"{name} of {case}, account's", figures[0], figures[2])
+        yield Comparison(
+            f"problems as they are drawn of {case}",
+            np.concatenate([each.problems for each in got.draws]),
+            np.arange(oracle.global_steps(uses) * case.batch),
+        )
+
+
+def _observe_run(lab: Lab) -> Observed:
+    return {
+        "recipe": lab.recipe,
+        "groups": lab.trace.groups,
+        "updates": lab.trace.updates,
+        "events": lab.trace.events,
+        "global_steps": lab.trace.global_steps,
+        "batches": [dict(batch) for batch in lab.pieces.dataset.train],
+    }
+
+
+def _ids(example: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([example["prompt_ids"], example["completion_ids"]], axis=1)
+
+
+def _sorted(rows: np.ndarray) -> np.ndarray:
+    return rows[np.lexsort(rows.T[::-1])]
+
+
+def _compare_run(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    del known
+    recipe = observed["recipe"]
+    account = accounting.account(recipe)
+    groups = [group for group in observed["groups"] if not group.evaluation]
+    batches = observed["batches"][: account.global_steps]
+    for name in ("prompts", "answer", "question"):
+        yield Comparison(
+            f"{name} of the groups, in order",
+            np.concatenate([group.columns[name] for group in groups]),
+            np.concatenate([batch[name] for batch in batches]),
+        )
+    rows = np.concatenate([_ids(group.example) for group in groups])
+    size, epochs = recipe.batching.mini_batch, recipe.ppo.num_epochs
+    count = account.gradient_accumulation
+    for role in _ROLES:
+        updates = [each for each in observed["updates"] if each.role == role]
+        done = [each.train_steps for each in updates]
+        yield Comparison(
+            f"the {role}'s count of optimizer steps",
+            done,
+            [(index + 1) // count for index in range(account.optimizer_steps * count)],
+        )
+        for step in range(len(updates) // count):
+            used = np.concatenate(
+                [_ids(each.example) for each in updates[step * count : (step + 1) * count]]
+            )
+            first = step // epochs * size
+            yield Comparison(
+                f"rows of the {role}'s optimizer step {step}",
+                _sorted(used),
+                _sorted(rows[first : first + size]),
+            )
+    events = observed["events"]
+    turns = [name for name in events if name in _ROLES]
+    yield Comparison("turns of actor and critic", turns, list(_ROLES) * (len(turns) // 2))
+    # Runs of equal kinds: of a batch all is generated, then all is trained on.
+    kinds = ["train" if name in _ROLES else name for name in events]
+    phases = [kind for i, kind in enumerate(kinds) if not i or kind != kinds[i - 1]]
+    phases = [kind for kind in phases if kind in ("batch", "train")]
+    yield Comparison("phases", phases, ["batch", "train"] * account.global_steps)
+    yield Comparison(
+        "groups that follow a generation",
+        [
+            events[i - 1] in ("generate", "group")
+            for i, name in enumerate(events)
+            if name == "group"
+        ],
+        [True] * len(observed["groups"]),
+    )
+    yield Comparison(
+        "global steps", observed["global_steps"], list(range(1, account.global_steps + 1))
+    )
+
+
+def _observe_policy(lab: Lab) -> Observed:
+    cases = [case for case in _CASES if case.mini_batch < case.batch]
+    return {"cases": cases, "got": [_rehearse(lab, case).draws for case in cases]}
+
+
+def _compare_policy(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    for case, draws in zip(observed["cases"], observed["got"], strict=True):
+        uses = {use.problem: use for use in reversed(case.uses)}
+        first_of_batch: dict[int, int] = {}
+        for use in case.uses:
+            first_of_batch.setdefault(use.batch, use.optimizer_step)
+        want = []
+        for problem in sorted(uses):
+            use = uses[problem]
+            off = "mini-batch-off-policy" in known
+            want.append(use.optimizer_step if off else first_of_batch[use.batch])
+        yield Comparison(
+            f"optimizer steps done when each problem is drawn of {case}",
+            [draw.train_steps for draw in draws for _ in draw.problems],
+            want,
+        )
+
+
+def _observe_limit(lab: Lab) -> Observed:
+    return {
+        "cases": _OVERSHOOT,
+        "got": [
+            [
+                *(found.ended[role].train_steps for role in _ROLES),
+                *(len({s.train_steps for s in found.steps if s.role == role}) for role in _ROLES),
+            ]
+            for found in (_rehearse(lab, case) for case in _OVERSHOOT)
+        ],
+    }
+
+
+def _compare_limit(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    for case, got in zip(observed["cases"], observed["got"], strict=True):
+        over = "max-steps-overshoot" in known
+        want = oracle.optimizer_steps(case.uses) if over else case.max_steps
+        yield Comparison(f"optimizer steps of {case}", got, [want] * 4)
+
+
+def _observe_resume(lab: Lab) -> Observed:
+    first, second = lab.rehearse(*RESUMED.assignments, batches=RESUMED.batches, stop=RESUMED_AFTER)
+    return {
+        "before": first.ended["actor"].train_steps,
+        "drawn": np.concatenate([each.problems for each in second.draws]),
+        **{
+            role: _rows([(e.train_steps, e.problems) for e in second.steps if e.role == role])
+            for role in _ROLES
+        },
+    }
+
+
+def _compare_resume(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    case, done = RESUMED, RESUMED_AFTER
+    skipped = done * case.epochs if "resume-skips-data" in known else done
+    steps = done * case.batch // case.mini_batch * case.epochs
+    yield Comparison("optimizer steps before the cut", observed["before"], steps)
+    yield Comparison(
+        "problems drawn after the cut",
+        observed["drawn"],
+        np.arange(skipped * case.batch, case.batches * case.batch),
+    )
+    rest = dataclasses.replace(case, batches=case.batches - skipped)
+    moved = [
+        dataclasses.replace(
+            use,
+            problem=use.problem + skipped * case.batch,
+            optimizer_step=use.optimizer_step + steps,
+        )
+        for use in rest.uses
+    ]
+    for role in _ROLES:
+        yield Comparison(
+            f"{role}'s rows (step, micro-batch, place, problem) after the cut",
+            observed[role],
+            _wanted_rows(moved),
+        )
+
+
+def _steps(change: Callable[[list[rehearsal.Step]], list[rehearsal.Step]]) -> Any:
+    def changed(got: list[rehearsal.Rehearsal]) -> list[rehearsal.Rehearsal]:
+        return [dataclasses.replace(each, steps=change(each.steps)) for each in got]
+
+    return wrong.value("got", changed)
+
+
+def _one_step_late(each: rehearsal.Step) -> rehearsal.Step:
+    return dataclasses.replace(each, train_steps=each.train_steps + 1)
+
+
+PROPERTIES = (
+    Property(
+        id="schedule",
+        area="schedule",
+        statement=(
+            "Each problem of a mini-batch is in exactly one gradient of each epoch's optimizer "
+            "step, for actor and critic alike; batches follow the data until the steps are done."
+        ),
+        tolerance=EXACT,
+        observe=_observe_schedule,
+        compare=_compare_schedule,
+        wrong={
+            "a micro-batch twice": _steps(lambda steps: [*steps[:2], *steps[:2], *steps[4:]]),
+            "an epoch less": _steps(lambda steps: steps[: len(steps) // 2]),
+            "critic before actor": _steps(lambda steps: steps[::-1]),
+            "steps counted late": _steps(lambda steps: [_one_step_late(each) for each in steps]),
+            "rows of another problem": _steps(
+                lambda steps: [
+                    dataclasses.replace(each, problems=each.problems[::-1]) for each in steps
+                ]
+            ),
+            "one batch more": wrong.value(
+                "got",
+                lambda got: [
+                    dataclasses.replace(each, global_steps=each.global_steps + 1) for each in got
+                ],
+            ),
+        },
+    ),
+    Property(
+        id="schedule-of-the-run",
+        area="schedule",
+        statement=(
+            "In the real run, each optimizer step takes each sequence of the mini-batch that was "
+            "just generated exactly once, in the order of the data."
+        ),
+        tolerance=EXACT,
+        observe=_observe_run,
+        compare=_compare_run,
+        wrong={
+            "stale rows": wrong.value("updates", lambda seen: [*seen[8:16], *seen[:8], *seen[16:]]),
+            "another order of the data": wrong.value("batches", lambda seen: seen[::-1]),
+            "an update less": wrong.value("updates", lambda seen: seen[:-2]),
+            "a step counted twice": wrong.value(
+                "updates",
+                lambda seen: [
+                    dataclasses.replace(each, train_steps=2 * each.train_steps) for each in seen
+                ],
+            ),
+            "a phase torn": wrong.value("events", lambda seen: [*seen[:-4], "batch", *seen[-4:]]),
+            "a batch not counted": wrong.value("global_steps", lambda seen: [*seen[:-1], seen[-2]]),
+        },
+    ),
+    Property(
+        id="one-policy-per-batch",
+        area="schedule",
+        statement="All of a batch is sampled before the first update on it.",
+        tolerance=EXACT,
+        observe=_observe_policy,
+        compare=_compare_policy,
+        wrong={
+            "a step late": wrong.value(
+                "got",
+                lambda got: [
+                    [dataclasses.replace(d, train_steps=d.train_steps + 1) for d in draws]
+                    for draws in got
+                ],
+            ),
+            "all at the beginning": wrong.value(
+                "got",
+                lambda got: [
+                    [dataclasses.replace(d, train_steps=0) for d in draws] for draws in got
+                ],
+            ),
+        },
+        defects=("mini-batch-off-policy",),
+    ),
+    Property(
+        id="max-steps",
+        area="schedule",
+        statement="Training stops when `max_steps` optimizer steps are done.",
+        tolerance=EXACT,
+        observe=_observe_limit,
+        compare=_compare_limit,
+        wrong={
+            "a batch more": wrong.each("got", lambda x: x + 2),
+            "a batch less": wrong.each("got", lambda x: x - 2),
+            "the critic a step behind": wrong.each("got", lambda x: x - [0, 1, 0, 1]),
+        },
+        defects=("max-steps-overshoot",),
+    ),
+    Property(
+        id="resume-data",
+        area="schedule",
+        statement="A resumed training goes on with the first problem that was not used.",
+        tolerance=EXACT,
+        observe=_observe_resume,
+        compare=_compare_resume,
+        wrong={
+            "from the beginning": wrong.value("drawn", lambda drawn: drawn - drawn[0]),
+            "a mini-batch less": wrong.value("drawn", lambda drawn: drawn[4:]),
+            "the critic's steps from 0": wrong.value("critic", lambda rows: rows - [8, 0, 0, 0]),
+            "a step behind": wrong.value("actor", lambda rows: rows - [1, 0, 0, 0]),
+        },
+        defects=("resume-skips-data",),
+    ),
+)

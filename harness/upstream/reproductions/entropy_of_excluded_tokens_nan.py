@@ -1,0 +1,25 @@
+"""The entropy is NaN where a token has a logit of minus infinity.
+
+Expected: the entropy of logits (0, 0, -inf) is log 2, with a finite gradient.
+Got: NaN, and a gradient of NaN: 0 times minus infinity is summed.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tunix.rl import algo_core
+
+
+def main() -> bool:
+    """Gives whether the defect shows."""
+    logits = jnp.array([[[0.0, 0.0, -jnp.inf]]])
+    entropy, gradient = jax.value_and_grad(
+        lambda logits: algo_core.compute_entropy_from_logits(logits).sum()
+    )(logits)
+    print(f"expected: {np.log(2):.3f}, gradient finite")
+    print(f"got: {entropy:.3f}, gradient {gradient[0, 0].tolist()}")
+    return bool(jnp.isnan(entropy))
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)

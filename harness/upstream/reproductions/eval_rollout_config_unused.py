@@ -1,0 +1,71 @@
+"""PPO samples its evaluation with the training configuration.
+
+Expected: with rollout configurations for TRAIN (4 tokens) and EVAL (2 tokens), an
+evaluation batch has completions of 2 tokens.
+Got: 4 tokens. `PPOLearner` calls `rl_cluster.generate` without its `mode`.
+"""
+
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tunix.rl import rl_cluster
+from tunix.rl.ppo import ppo_learner
+from tunix.rl.rollout import base_rollout
+
+TOKENIZER = types.SimpleNamespace(
+    encode=lambda text: [3], decode=str, bos_id=lambda: 2, eos_id=lambda: 1, pad_id=lambda: 0
+)
+
+
+class Table(nnx.Module):
+    """A model without a cache, whose output at a token is a row of a table."""
+
+    config = types.SimpleNamespace(num_layers=0, num_kv_heads=1, head_dim=1)
+
+    def __init__(self, table: jax.Array):
+        self.table = nnx.Param(table)
+
+    def __call__(self, tokens: jax.Array, *_: Any, **__: Any) -> tuple[jax.Array, dict]:
+        """Gives an output and an empty cache."""
+        return self.table[tokens], {}
+
+
+def main() -> bool:
+    """Gives whether the defect shows."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("fsdp",))
+    sgd = optax.sgd(0.1)
+    lengths = {rl_cluster.Mode.TRAIN: 4, rl_cluster.Mode.EVAL: 2}
+    cluster = rl_cluster.RLCluster(
+        actor=Table(jnp.zeros((8, 8)).at[:, :2].set(-1e9)),  # neither pad nor end tokens
+        critic=Table(jnp.zeros((8, 1))),
+        tokenizer=TOKENIZER,
+        cluster_config=rl_cluster.ClusterConfig(
+            role_to_mesh=dict.fromkeys(rl_cluster.Role, mesh),
+            training_config=rl_cluster.RLTrainingConfig(
+                actor_optimizer=sgd, critic_optimizer=sgd, eval_every_n_steps=1
+            ),
+            rollout_config={
+                mode: base_rollout.RolloutConfig(max_tokens_to_generate=n, max_prompt_length=4)
+                for mode, n in lengths.items()
+            },
+        ),
+    )
+    learner = ppo_learner.PPOLearner(
+        cluster, ppo_learner.PPOConfig(beta=0.0), reward_fns=lambda prompts, **_: [1.0]
+    )
+    got = [
+        learner._generate_and_compute_advantage({"prompts": ["a"]}, mode).completion_ids.shape[1]
+        for mode in lengths
+    ]
+    print(f"expected: {list(lengths.values())} tokens in a training and an evaluation batch")
+    print(f"got: {got}")
+    return got == [4, 4]
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)

@@ -1,0 +1,31 @@
+"""The learning rate is not found behind gradient clipping.
+
+Expected: an optimizer with injected hyperparameters logs its learning rate, also in
+`optax.chain` after `clip_by_global_norm`.
+Got: not so. The search for it stops at the clipping's empty state.
+"""
+
+import optax
+from flax import nnx
+from tunix.sft import peft_trainer
+
+
+def main() -> bool:
+    """Gives whether the defect shows."""
+    adam = optax.inject_hyperparams(optax.adamw)(learning_rate=0.5)
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), adam)
+    rates = []
+    for optimizer in (adam, clipped):
+        model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+        trainer = peft_trainer.PeftTrainer(
+            model, optimizer, peft_trainer.TrainingConfig(eval_every_n_steps=1)
+        )
+        rate = trainer._try_get_learning_rate()
+        rates.append(None if rate is None else float(rate))
+    print("expected: alone and clipped: [0.5, 0.5]")
+    print(f"got: {rates}")
+    return rates == [0.5, None]
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)

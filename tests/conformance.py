@@ -1,0 +1,58 @@
+"""What the tests of both modes share: a lab, and what is expected of each property."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from harness import checks, upstream
+from harness.checks import property as property_lib
+from harness.checks.lab import Lab
+
+FAST = checks.select()
+IDS = [each.id for each in FAST]
+WRONG = [
+    pytest.param(each, name, id=f"{each.id}-{name.replace(' ', '-')}")
+    for each in FAST
+    for name in each.wrong
+]
+
+
+class Observatory:
+    """A lab whose observations are kept."""
+
+    def __init__(self, mode: upstream.Mode):
+        self.lab = Lab(mode)
+        self._observed: dict[str, Any] = {}
+
+    def observe(self, each: property_lib.Property) -> property_lib.Observed:
+        if each.id not in self._observed:
+            self._observed[each.id] = each.observe(self.lab)
+        return self._observed[each.id]
+
+    def unmended(self, each: property_lib.Property) -> list[str]:
+        return [name for name in each.defects if name not in self.lab.mends]
+
+
+def open_observatory(mode: upstream.Mode) -> Iterator[Observatory]:
+    made = Observatory(mode)
+    yield made
+    made.lab.close()
+
+
+def assert_as_the_ledger_says(each: property_lib.Property, seen: Observatory) -> None:
+    """Holds unless the ledger has an unmended entry; then it breaks by just that."""
+    observed, unmended = seen.observe(each), seen.unmended(each)
+    said = each.judge(observed)
+    if not unmended:
+        assert said == []
+    else:
+        assert said, f"{unmended} no longer break it: the ledger's entries can go"
+        assert each.judge(observed, unmended) == []
+
+
+def assert_refuses(each: property_lib.Property, name: str, seen: Observatory) -> None:
+    """Refuses a wrong observation, whether or not known defects are taken for granted."""
+    wrong = each.wrong[name](seen.observe(each))
+    assert each.judge(wrong)
+    assert each.judge(wrong, seen.unmended(each))

@@ -1,0 +1,36 @@
+"""Every property, held to Tunix exactly as it is installed: the ledger's fail, and no other."""
+
+import pytest
+
+from harness import accounting
+from tests import conformance
+
+# The very defect that JAX warns of is there.
+pytestmark = pytest.mark.filterwarnings("ignore:scatter inputs have incompatible:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def seen(own_cache):
+    del own_cache
+    yield from conformance.open_observatory("stock")
+
+
+@pytest.mark.parametrize("each", conformance.FAST, ids=conformance.IDS)
+def test_stock_tunix(each, seen):
+    conformance.assert_as_the_ledger_says(each, seen)
+
+
+@pytest.mark.parametrize(("each", "name"), conformance.WRONG)
+def test_refused(each, name, seen):
+    conformance.assert_refuses(each, name, seen)
+
+
+def test_the_account_tells_the_groups_that_are_whitened(seen):
+    said = accounting.account(seen.lab.recipe)
+    groups = [len(g.scores) for g in seen.lab.trace.groups if not g.evaluation]
+    per_mini_batch = len(said.whitening_groups)
+    assert groups == list(said.whitening_groups) * (len(groups) // per_mini_batch)
+    rolled = list(seen.lab.trace.generations)
+    evaluated = sum(len(g.scores) for g in seen.lab.trace.groups if g.evaluation)
+    rows = sum(len(g.prompts) for g in rolled) - evaluated
+    assert rows == said.rollouts
