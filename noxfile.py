@@ -36,7 +36,11 @@ def install(session: nox.Session, *extras: str) -> None:
 def unit(session: nox.Session) -> None:
     """The tests, on the CPU, on all its cores."""
     install(session, "dev", "report")
-    session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs, env=CPU)
+    session.run(
+        *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),
+        *session.posargs,
+        env=CPU,
+    )
 
 
 @nox.session

@@ -21,12 +21,19 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import pytest
+from orbax.checkpoint import type_handlers
 
 from harness import pipeline
 from harness import recipe as recipe_lib
 
 pytest_plugins = ["pytester"]
+
+# Orbax cuts replicated arrays for each device, and compiles every cut.
+type_handlers.register_type_handler(
+    jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
 
 # Two layers, one of each kind of attention; two whitening groups and two
 # gradients behind each optimizer step; a limit that stops training after the
@@ -58,6 +65,15 @@ SMALL = (
     "warm_start.check_every=10",
     "checkpoints.save_interval_steps=3",
 )
+
+
+# The longest first, so that no worker is left with one of them at the end.
+LONG = ("test_pipeline", "test_stock", "test_mended", "test_runs", "test_cli", "test_models")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,6 @@ import pytest
 
 from harness import cli
 from harness import recipe as recipe_lib
-from tests.conftest import SMALL
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -18,10 +17,6 @@ def call(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, s
         cli.main([str(each) for each in arguments])
     out, err = capsys.readouterr()
     return int(ended.value.code or 0), out, err
-
-
-def small() -> list[str]:
-    return [word for assignment in SMALL for word in ("--set", assignment)]
 
 
 BAD = {
@@ -97,26 +92,6 @@ def test_doctor_names_versions_and_defects_and_writes_json(capsys, tmp_path, mon
         assert name in text
     assert "sesame" not in out + err + text
     assert json.loads(text)["ok"] is True
-
-
-def test_run_of_stock_tunix_that_must_gain_and_cannot_says_so_with_exit_code_one(
-    capsys, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    out_dir = pathlib.Path("deep", "out")  # relative, as a person types it
-    with pytest.warns(FutureWarning, match="scatter inputs have incompatible types"):
-        # One batch of eight teaches a random policy nothing.
-        code, out, err = call(
-            capsys,
-            *("run", *small(), "--set", "data.num_batches=1", "--upstream", "stock"),
-            *("--require-gain", "--out", out_dir),
-        )
-    assert (code, err) == (1, "")
-    assert "before PPO" in out
-    assert "after PPO" in out
-    assert "(stock); mends: none" in " ".join(out.split())
-    result = json.loads((out_dir / "result.json").read_text())
-    assert (result["upstream"]["mode"], result["upstream"]["mends"]) == ("stock", [])
 
 
 def test_the_module_and_the_installed_command_are_one_program():

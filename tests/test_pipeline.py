@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from harness import models, pipeline, rewards, upstream
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
-from tests.conftest import run_small
+from tests.conftest import SMALL, run_small
+from tests.test_cli import call
 
 
 def timeless(result: dict) -> dict:
@@ -103,12 +105,19 @@ def test_tensorboard_and_checkpoints_are_written(finished_run):
     ]
 
 
-def test_a_second_run_with_the_seed_is_bit_identical(finished_run, tmp_path):
-    again = run_small(tmp_path / "again", finished_run.recipe)
-    assert timeless(again.json) == timeless(finished_run.json)
-    assert (again.out / "samples.jsonl").read_bytes() == (
-        finished_run.out / "samples.jsonl"
-    ).read_bytes()
+def test_a_second_run_with_the_seed_is_bit_identical_and_told(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    out = pathlib.Path("deep", "again")  # relative, as a person types it
+    assignments = [word for each in SMALL for word in ("--set", each)]
+    code, said, err = call(capsys, "run", *assignments, "--require-gain", "--out", out)
+    assert (code, err) == (int(not finished_run.result.gained), "")
+    assert timeless(json.loads((out / "result.json").read_text())) == timeless(finished_run.json)
+    samples = (finished_run.out / "samples.jsonl").read_bytes()
+    assert (out / "samples.jsonl").read_bytes() == samples
+    for words in ("before PPO", "after PPO", "(mended); mends: reward-truncated"):
+        assert words in " ".join(said.split())
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +127,6 @@ def sharded_run(finished_run, tmp_path_factory):
         finished_run.recipe,
         "sharding.fsdp=4",
         "sharding.tp=2",
-        # Orbax cuts each array for each device, slowly: the last step is enough.
         "checkpoints.save_interval_steps=100",
     )
     return run_small(tmp_path_factory.mktemp("sharded") / "out", recipe)

@@ -116,7 +116,13 @@ def test_the_oracle_rests_on_numpy_alone():
         ("harness.doctor", ("harness.upstream", "harness.pipeline", "harness.evaluation")),
         ("harness.data", ("harness.models", "harness.upstream")),
         ("harness.models", ("harness.upstream", "harness.pipeline", "harness.evaluation")),
-        ("harness.upstream", ("harness.pipeline", "harness.evaluation", "harness.cli")),
+        (
+            "harness.upstream",
+            ("harness.pipeline", "harness.evaluation", "harness.checks", "harness.cli"),
+        ),
+        ("harness.evaluation", ("harness.pipeline", "harness.checks", "harness.cli")),
+        ("harness.pipeline", ("harness.checks", "harness.cli")),
+        ("harness.checks", ("harness.cli", "harness.pytest_plugin")),
     ],
 )
 def test_arrows_between_rooms_point_one_way(room, closed):

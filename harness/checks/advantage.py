@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import upstream
 from harness.checks import lab as lab_lib
 from harness.checks import wrong
 from harness.checks.lab import Lab
@@ -131,7 +132,62 @@ def _compare_advantages(observed: Observed, known: Collection[str]) -> Iterator[
         yield Comparison(f"advantages of mini-batch {index}", mine[mask], want[mask])
 
 
+def _length(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
+    del prompts, columns
+    return [len(text) / 4 for text in completions]
+
+
+def _penalty(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
+    del completions, columns
+    return [-0.3 * len(text) for text in prompts]
+
+
+def _observe_several(lab: Lab) -> Observed:
+    del lab
+    prompts, completions = ["a", "bcd", "ef"], ["1", "", "23456"]
+    total, logged = upstream.total_rewards([_length, _penalty], prompts, completions)
+    asked = [np.array(each(prompts, completions)) for each in (_length, _penalty)]
+    return {
+        "asked": asked,
+        "got": [
+            total,
+            logged["rewards/sum"],
+            logged["rewards/_length"],
+            logged["rewards/_penalty"],
+        ],
+    }
+
+
+def _compare_several(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    del known
+    length, penalty = observed["asked"]
+    wanted = {
+        "their sum": length + penalty,
+        "the logged sum": np.mean(length + penalty),
+        "the logged mean of the first": np.mean(length),
+        "the logged mean of the second": np.mean(penalty),
+    }
+    for (what, want), got in zip(wanted.items(), observed["got"], strict=True):
+        yield Comparison(what, np.array(got, np.float64), np.array(want))
+
+
 PROPERTIES = (
+    Property(
+        id="several-rewards",
+        area="reward",
+        statement="Several reward functions add up, row by row, and each is logged by its name.",
+        tolerance=Tolerance(1e-9, 1e-9, "float64 sums of two numbers"),
+        observe=_observe_several,
+        compare=_compare_several,
+        wrong={
+            "their mean": wrong.each("got", lambda x: x / 2),
+            "the first alone": lambda seen: {**seen, "got": [seen["asked"][0], *seen["got"][1:]]},
+            "swapped": lambda seen: {
+                **seen,
+                "got": [*seen["got"][:2], seen["got"][3], seen["got"][2]],
+            },
+        },
+    ),
     Property(
         id="scores",
         area="reward",

@@ -188,6 +188,52 @@ def _compare_neighbours(observed: Observed, known: Collection[str]) -> Iterator[
         yield Comparison(f"{name} beside others", np.array(alone)[0], np.array(want)[0])
 
 
+def _observe_padding(lab: Lab) -> Observed:
+    ids = _sequences(lab)
+    pieces, replay = lab.pieces, lab.replay
+    return {
+        "replay": replay,
+        "ids": ids,
+        "actor": upstream.weights(pieces.actor),
+        "critic": upstream.weights(pieces.critic),
+        "got": [upstream.log_probs(pieces.cluster, *ids), upstream.values(pieces.cluster, *ids)],
+    }
+
+
+def _compare_padding(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    replay, (prompts, completions) = observed["replay"], observed["ids"]
+    temperature = 1.0 if "log-prob-temperature" in known else None
+    policy = replay.policy(observed["actor"])
+    for row, prompt in enumerate(prompts):
+        # Without its padding, a row alone is of another shape.
+        ids = prompt[prompt != replay.pad][None], completions[row : row + 1]
+        yield Comparison(
+            f"log-probs after a prompt of {ids[0].size}",
+            np.array(observed["got"][0])[row],
+            replay.log_probs(policy, *ids, temperature)[0],
+        )
+        yield Comparison(
+            f"values after a prompt of {ids[0].size}",
+            np.array(observed["got"][1])[row],
+            replay.values(observed["critic"], *ids)[0],
+        )
+
+
+def _observe_estimators(lab: Lab) -> Observed:
+    del lab
+    rng = np.random.default_rng(3)
+    policy, reference = -3 * rng.random((2, 4, 6)).astype(np.float32)
+    got = [upstream.divergence(policy, reference, method) for method in kl_lib.ESTIMATORS]
+    return {"policy": policy, "reference": reference, "got": got}
+
+
+def _compare_estimators(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    del known
+    for method, got in zip(kl_lib.ESTIMATORS, observed["got"], strict=True):
+        want = kl_lib.kl(observed["policy"], observed["reference"], method)
+        yield Comparison(f"estimator {method}", np.array(got), want)
+
+
 def _observe_causality(lab: Lab) -> Observed:
     prompts, completions = _sequences(lab)
     cluster = lab.pieces.cluster
@@ -316,6 +362,34 @@ PROPERTIES = (
         observe=_observe_neighbours,
         compare=_compare_neighbours,
         wrong={"of another row": wrong.each("got", wrong.next_row)},
+    ),
+    Property(
+        id="padding-is-invisible",
+        area="log-probs",
+        statement=(
+            "Log-probs and values after prompts of unequal length, padded on the left, are those "
+            "of each row alone without its padding."
+        ),
+        tolerance=_FORWARD,
+        observe=_observe_padding,
+        compare=_compare_padding,
+        wrong={
+            "of another row": wrong.each("got", wrong.next_row),
+            "of the token after": wrong.each("got", wrong.late),
+        },
+        defects=("log-prob-temperature",),
+    ),
+    Property(
+        id="estimators",
+        area="log-probs",
+        statement="Each estimator of the divergence is that of its name, with its sign.",
+        tolerance=Tolerance(1e-5, 1e-6, "one exponential in float32"),
+        observe=_observe_estimators,
+        compare=_compare_estimators,
+        wrong={
+            "negated": wrong.each("got", lambda x: -x),
+            "of one another": wrong.value("got", lambda x: x[1:] + x[:1]),
+        },
     ),
     Property(
         id="no-look-ahead",

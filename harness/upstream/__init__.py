@@ -10,11 +10,13 @@ from harness.upstream.learner import (
     Learner,
     RewardFn,
     TrainExample,
+    divergence,
     generate_example,
     log_probs,
     make_learner,
     release,
     rows_of_values_calls,
+    total_rewards,
     train_on,
     values,
 )
@@ -30,7 +32,7 @@ from harness.upstream.ledger import (
     reproduction,
 )
 from harness.upstream.metrics import StepRecorder
-from harness.upstream.trace import Trace, parameters, watch
+from harness.upstream.trace import Trace, parameters, watch, weights
 
 __all__ = [
     "DEFECTS",
@@ -45,6 +47,7 @@ __all__ = [
     "Trace",
     "TrainExample",
     "defect",
+    "divergence",
     "generate_example",
     "installed_version",
     "log_probs",
@@ -58,7 +61,9 @@ __all__ = [
     "restore_actor",
     "rows_of_values_calls",
     "saved_steps",
+    "total_rewards",
     "train_on",
     "values",
     "watch",
+    "weights",
 ]

@@ -82,6 +82,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="Old and current log-probs and the entropy are taken at the rollout's temperature.",
         probe=probes.log_probs_without_temperature,
         shown_by=(
+            "padding-is-invisible",
             "old-log-probs",
             "pad-is-no-token",
             "policy-loss",

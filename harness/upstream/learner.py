@@ -12,7 +12,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
-from tunix.rl import rl_cluster
+from tunix.rl import common, reward_manager, rl_cluster
 from tunix.rl.ppo import ppo_learner
 
 from harness import recipe as recipe_lib
@@ -317,3 +317,36 @@ def rows_of_values_calls(cluster: cluster_lib.Cluster, rows: int) -> list[int]:
     finally:
         worker.get_values = compute
     return seen
+
+
+def divergence(policy: np.ndarray, reference: np.ndarray, method: str) -> np.ndarray:
+    """Computes upstream's estimate of the divergence, token by token."""
+    return np.asarray(
+        common.compute_kl_divergence(jnp.array(policy), jnp.array(reference), method=method)
+    )
+
+
+def total_rewards(
+    reward_fns: Sequence[RewardFn], prompts: Sequence[str], completions: Sequence[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Asks several reward functions as a learner does.
+
+    Args:
+      reward_fns: The functions, each with a name of its own.
+      prompts: [B].
+      completions: [B].
+
+    Returns:
+      Rewards [B], and what is logged of them by name, aggregated.
+    """
+    manager = reward_manager.SequenceRewardManager(
+        reward_fns=list(reward_fns),  # type: ignore[arg-type]
+        algo_config=ppo_learner.PPOConfig(),
+    )
+    found = manager(prompts=list(prompts), completions=list(completions))
+    logged = {
+        name: np.asarray(take(values))
+        for name, (values, take) in found["log_metrics"].items()
+        if take is not None
+    }
+    return np.asarray(found["rewards"]), logged

@@ -1,5 +1,6 @@
 """The ledger: what is known to be wrong in Tunix's PPO, and what is done about it."""
 
+import functools
 import importlib.metadata
 import importlib.resources
 import warnings
@@ -9,7 +10,7 @@ from harness import errors
 from harness.upstream.defects import DEFECTS, Defect
 
 Mode = Literal["mended", "stock"]
-SUPPORTED = ("0.1.6", "0.1.7")
+SUPPORTED = ("0.1.7",)
 
 
 def installed_version() -> str:
@@ -28,6 +29,7 @@ def installed_version() -> str:
         ) from None
 
 
+@functools.cache  # what is installed does not change under a process
 def present() -> tuple[str, ...]:
     """Probes the installed Tunix and gives the ids of the defects found.
 
