@@ -15,7 +15,7 @@ from tunix.rl import common
 from harness import models
 from harness import recipe as recipe_lib
 from harness.models.gemma import weights_of
-from harness.oracle import gemma
+from harness.oracle import gemma, rollout
 from tests.conftest import small_recipe
 
 # A few roundings of float64, on numbers of order one to ten.
@@ -175,7 +175,7 @@ def test_with_pads_at_the_ends_the_window_counts_positions(
 ):
     size = 3 if window else None
     mask = np.repeat([False, True, False], [left, real, right])[None]
-    place = gemma.positions_of(mask)[0]
+    place = rollout.positions(mask)[0]
     found = gemma.attention_mask(mask, size)[0]
     for i, j in itertools.product(range(left, left + real), range(mask.size)):
         back = place[i] - place[j]
@@ -184,7 +184,7 @@ def test_with_pads_at_the_ends_the_window_counts_positions(
 
 def test_positions_count_real_tokens_from_zero():
     mask = np.array([[0, 0, 1, 1, 1, 0], [1, 1, 0, 1, 1, 1]], bool)
-    assert gemma.positions_of(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 1, 2, 3, 4]]
+    assert rollout.positions(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 1, 2, 3, 4]]
 
 
 def test_attention_weights_are_a_softmax_of_scaled_dot_products():

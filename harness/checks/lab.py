@@ -157,27 +157,18 @@ class Lab:
         """A folder of the lab's own."""
         return pathlib.Path(self._folder.name)
 
-    def build(
-        self,
-        *assignments: str,
-        directory: pathlib.Path | None = None,
-        log_probs: bool = False,
-        base: recipe_lib.Recipe | None = None,
-    ) -> Pieces:
+    def build(self, *, directory: pathlib.Path | None = None, log_probs: bool = False) -> Pieces:
         """Makes a learner.
 
         Args:
-          *assignments: Changes to the recipe.
           directory: Where checkpoints go, if anywhere; one that holds
             checkpoints is resumed from.
           log_probs: Whether the sampler tells its log-probs.
-          base: Another recipe than the lab's.
 
         Returns:
           The pieces; the lab releases the learner.
         """
-        base = base or self.recipe
-        recipe = recipe_lib.replace(base, *assignments) if assignments else base
+        recipe = self.recipe
         mesh = models.make_mesh(recipe.sharding)
         tokenizer = tokenizer_lib.load(recipe)
         policy = pipeline.make_policy(recipe, mesh)

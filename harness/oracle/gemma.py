@@ -31,6 +31,8 @@ from typing import Literal
 
 import numpy as np
 
+from harness.oracle import rollout
+
 Weights = Mapping[str, np.ndarray]
 Kind = Literal["local", "global"]
 
@@ -143,18 +145,6 @@ def gelu(x: np.ndarray) -> np.ndarray:
     """
     x = _float64(x)
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def positions_of(mask: np.ndarray) -> np.ndarray:
-    """Counts real tokens from zero; a pad has the position of the token before it.
-
-    Args:
-      mask: bool [B, L]; true at real tokens.
-
-    Returns:
-      int64 [B, L].
-    """
-    return np.maximum(np.cumsum(np.asarray(mask, bool), axis=-1) - 1, 0)
 
 
 def attention_mask(mask: np.ndarray, window: int | None = None) -> np.ndarray:
@@ -291,7 +281,7 @@ def hidden_states(weights: Weights, ids: np.ndarray, mask: np.ndarray, shape: Sh
     """
     table = _float64(weights["embedder/input_embedding"])
     x = table[np.asarray(ids)] * math.sqrt(table.shape[-1])
-    positions = positions_of(mask)
+    positions = rollout.positions(mask)
     depth = len({path.split("/")[1] for path in weights if path.startswith("layers/")})
     for index in range(depth):
         layer = _under(weights, f"layers/{index}")

@@ -115,7 +115,8 @@ class Trace:
       events: Names of the parts, in order: `batch`, `generate`, `group`, `actor`, `critic`.
       compiled: Programs compiled before each `batch` event, and after the last step.
       metrics: What upstream logged: (mode, prefix/name, global step) -> (values, result).
-      base: Frozen weights of the actor at the start, and at the end.
+      history: What the trainers logged, a figure an optimizer step, by role, name and mode.
+      global_steps: The cluster's count at each entry of `compiled`.
     """
 
     generations: list[Generation] = dataclasses.field(default_factory=list)
