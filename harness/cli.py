@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import files
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
+from harness.files import write_whole
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -283,6 +283,69 @@ def check(
     return 0 if report.ok else 1
 
 
+@cli.command()
+@click.argument("files", nargs=-1, metavar="[BASELINE.json CANDIDATE.json]")
+@click.option("--against", metavar="REF", help="Measure against a git reference, or tunix==X.")
+@click.option(
+    "--tier",
+    "tiers",
+    multiple=True,
+    type=click.Choice(["exact", "time"]),
+    help="Tier of --against; may be repeated; both if none is given.",
+)
+@click.option(
+    "--learning",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=pathlib.Path),
+    help="A run's folder to hold to the stored reference runs; one per seed.",
+)
+@click.option("--preset", default="tiny", show_default=True, help="Whose shapes are measured.")
+@click.option("--set", "assignments", multiple=True, metavar="A.B=V", help="One field changed.")
+@click.option("--upstream", "mode", type=click.Choice(["mended", "stock"]), default="mended")
+@click.option("--core", type=int, metavar="N", help="Core to which both arms are pinned.")
+@click.option("--rounds", type=click.IntRange(3), default=9, show_default=True)
+@click.option("--dirty", is_flag=True, help="Judge changes that are not committed too.")
+@click.option("--update-baseline", is_flag=True, help="Take what was measured as the baseline.")
+@click.option("--reason", default="", metavar="WHY", help="Why the baseline is changed; kept.")
+@click.option(
+    "--baselines",
+    metavar="DIR",
+    type=click.Path(path_type=pathlib.Path),
+    help="Where baselines live [default: baselines/ of the checkout].",
+)
+@click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
+@click.option("--markdown", metavar="F", type=click.Path(path_type=pathlib.Path))
+def gate(
+    files: tuple[str, ...],
+    json_file: pathlib.Path | None,
+    markdown: pathlib.Path | None,
+    **asked: Any,
+) -> int:
+    """Did it get worse? Hold figures, times and learning to a baseline.
+
+    Without arguments the exact figures of this checkout are held to the stored
+    baseline. Exit code 0 for PASS, 1 for FAIL, 2 for INCONCLUSIVE and NOT
+    COMPARABLE.
+    """
+    from harness.data import cache
+    from harness.gate import command
+
+    report = command.run(
+        [pathlib.Path(each) for each in files],
+        environments=cache.cache_root() / "arms",
+        progress=lambda what: click.echo(what, err=True),
+        **asked,
+    )
+    text = report.to_markdown()
+    click.echo(text, nl=False)
+    if markdown is not None:
+        write_whole(markdown, text)
+    if json_file is not None:
+        _write_json(json_file, report.to_dict())
+    return report.exit_code
+
+
 @cli.command("recipe")
 @_recipe_options
 def show_recipe(**recipe_options: Any) -> None:
@@ -332,4 +395,4 @@ def _readable(value: Any) -> str:
 
 
 def _write_json(path: pathlib.Path, tree: dict[str, Any]) -> None:
-    files.write_whole(path, json.dumps(tree, indent=2) + "\n")
+    write_whole(path, json.dumps(tree, indent=2) + "\n")

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from harness.measure import processor
+
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -46,6 +48,39 @@ def fingerprint() -> dict[str, Any]:
         "packages": versions(PACKAGES),
         "backend": jax.default_backend(),
         "devices": {"kind": devices[0].device_kind, "count": len(devices)},
+    }
+
+
+# What a compiled program depends on; Tunix is judged, so it is not among them.
+COMPILERS = ("jax", "jaxlib", "libtpu", "flax", "qwix", "optax")
+
+
+def conditions() -> dict[str, Any]:
+    """Gives what figures of compiled programs depend on besides the code and the recipe.
+
+    Returns:
+      Plain JSON values, flat: Python's minor version, architecture, backend,
+      device kind and count, the packages that make programs, compiler flags.
+      On a CPU the model counts too, unless the flags say for which instructions
+      to compile.
+    """
+    found = fingerprint()
+    flags = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    given: dict[str, Any] = {
+        "python": ".".join(found["python"].split(".")[:2]),
+        "machine": found["platform"]["machine"],
+        "backend": found["backend"],
+        "device": found["devices"]["kind"],
+        "devices": found["devices"]["count"],
+    }
+    if found["backend"] == "cpu":
+        pinned = "--xla_cpu_max_isa=" in flags["XLA_FLAGS"]
+        given["cpu"] = "any" if pinned else found["cpu"]["model"]
+        given["cores"] = len(processor.cores())
+    return {
+        **given,
+        **{f"packages.{name}": found["packages"][name] for name in COMPILERS},
+        **{name: " ".join(sorted(value.split())) for name, value in flags.items()},
     }
 
 

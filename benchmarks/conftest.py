@@ -1,0 +1,143 @@
+"""What the benchmarks share: a lab at each set of sizes, and what the JSON lacks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import pytest
+
+from harness import recipe as recipe_lib
+from harness.bench import lab as lab_lib
+from harness.bench import worker
+from harness.measure import environment, memory, programs
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("ppo-harness benchmarks")
+    group.addoption(
+        "--preset",
+        default="tiny",
+        help="Recipe whose shapes are timed; gemma3-1b needs a TPU or GPU (default: tiny).",
+    )
+    group.addoption(
+        "--own-process",
+        action="store_true",
+        help="Measure each peak of test_memory.py in a process of its own; give that file alone, "
+        "for this process must leave the device to them.",
+    )
+    group.addoption("--set", action="append", default=[], dest="assignments", metavar="A.B=V")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "size" in metafunc.fixturenames:
+        metafunc.parametrize("size", _sizes(metafunc), indirect=True, ids="-".join, scope="session")
+
+
+def _sizes(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
+    """Every micro-batch in the preset's own type; the largest in the other type too.
+
+    On a CPU, where bfloat16 is emulated, the other type is looked at in what
+    rollout and scoring run, not in whole steps.
+    """
+    preset = metafunc.config.getoption("--preset")
+    assignments = tuple(metafunc.config.getoption("assignments"))
+    recipe = lab_lib.recipe_for(preset, assignments=assignments)
+    rows = lab_lib.micro_batches(recipe)
+    own = recipe.model.dtype
+    other = "float32" if own == "bfloat16" else "bfloat16"
+    sizes = [(own, str(each)) for each in rows]
+    heavy = metafunc.definition.get_closest_marker("updates") is not None
+    if not metafunc.config.getoption("--own-process") and jax.default_backend() == "cpu":
+        return sizes if heavy else [*sizes, (other, str(rows[0]))]
+    return [*sizes, *((other, str(each)) for each in rows)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "updates: needs the trainers' steps compiled too")
+
+
+@pytest.fixture(scope="session")
+def size(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Type and micro-batch."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def lab(size: tuple[str, str], request: pytest.FixtureRequest) -> Iterator[lab_lib.Lab]:
+    dtype, rows = size
+    config = request.config
+    recipe = lab_lib.recipe_for(
+        config.getoption("--preset"),
+        assignments=tuple(config.getoption("assignments")),
+        dtype=dtype,
+        micro_batch=int(rows),
+    )
+    own = lab_lib.recipe_for(config.getoption("--preset")).model.dtype
+    whole = dtype == own or jax.default_backend() != "cpu"
+    with lab_lib.Lab(recipe, updates=whole) as made:
+        yield made
+
+
+@pytest.fixture
+def timed(benchmark: Any, lab: lab_lib.Lab) -> Any:
+    """Times one of the lab's calls, donated inputs made anew before each round."""
+
+    def time_it(name: str, rounds: int = 10) -> None:
+        call = lab.call(name)
+        call.run(call.prepare())  # whatever is compiled late is compiled now
+        benchmark.group = name
+        benchmark.pedantic(
+            call.run,
+            setup=lambda: ((call.prepare(),), {}),
+            rounds=rounds,
+            warmup_rounds=1,
+        )
+        benchmark.extra_info.update(extra_info(lab, call, benchmark.stats.stats.median))
+
+    return time_it
+
+
+def extra_info(lab: lab_lib.Lab, call: lab_lib.Call, seconds: float) -> dict[str, Any]:
+    """What pytest-benchmark's own figures lack; see `Did it get worse?` in the README."""
+    info: dict[str, Any] = {
+        "micro_batch": lab.recipe.batching.train_micro_batch,
+        "dtype": lab.recipe.model.dtype,
+        "tokens": call.tokens,
+        "tokens_per_second": call.tokens / seconds,
+        "device": lab_lib.device_kind(),
+        # Of this process so far: see test_memory.py for the peak of one program.
+        "device_peak_bytes": memory.peak_bytes(),
+    }
+    if call.name in lab.programs:
+        figures = lab.figures(call.name)
+        trips = lab.trips(call.name)
+        per_call = {
+            name: None if figures[name] is None else figures[name] * trips
+            for name in ("flops", "bytes_accessed")
+        }
+        info |= figures
+        info |= {
+            "loop_trips": trips,
+            "compile_seconds": lab.programs[call.name].compile_seconds,
+            "roofline_fraction": programs.roofline_fraction(
+                lab_lib.device_kind(), seconds, per_call["flops"], per_call["bytes_accessed"]
+            ),
+        }
+    return info
+
+
+def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict) -> None:
+    """Adds the conditions by which the gate knows what may be compared."""
+    del benchmarks
+    recipe = lab_lib.recipe_for(
+        config.getoption("--preset"), assignments=tuple(config.getoption("assignments"))
+    )
+    output_json["harness"] = {
+        "schema": worker.SCHEMA,
+        "conditions": environment.conditions(),
+        "recipe": worker.shaping(recipe_lib.to_dict(recipe)),
+        "judged": {
+            **environment.versions(["google-tunix"]),
+            "commit": output_json["commit_info"]["id"],
+        },
+    }

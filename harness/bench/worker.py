@@ -1,0 +1,185 @@
+"""A process that measures for the gate, and says what it found in JSON lines.
+
+`exact` prints the exact figures and ends. `serve` times one round of a
+benchmark each time it is told to, so that two such processes can take turns.
+`memory` prints the peak of one benchmark, which needs a process of its own
+because no device resets its peak.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+SCHEMA = "tunix-ppo-harness/bench/1"
+SHAPING = ("name", "model", "lora", "sharding", "rollout", "ppo", "batching", "optimizers")
+WARM_UP_STEPS, STEADY_STEPS = 2, 3
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one of the commands.
+
+    Args:
+      argv: Arguments; those of the process if none.
+    """
+    parser = argparse.ArgumentParser(prog="harness.bench.worker")
+    parser.add_argument("command", choices=("exact", "serve", "memory"))
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--dtype")
+    parser.add_argument("--micro-batch", type=int)
+    parser.add_argument("--upstream", choices=("mended", "stock"), default="mended")
+    parser.add_argument("--core", type=int)
+    parser.add_argument("--only", action="append", default=[])
+    given = parser.parse_args(argv)
+    if given.core is not None:
+        # Before XLA counts the cores that it may use.
+        os.sched_setaffinity(0, {given.core})
+    out = own_stdout()
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+    from harness.bench import lab as lab_lib
+
+    recipe = lab_lib.recipe_for(
+        given.preset,
+        assignments=tuple(given.assignments),
+        dtype=given.dtype,
+        micro_batch=given.micro_batch,
+        alone=given.only[0] if given.command == "memory" else None,
+    )
+    if given.command == "memory":
+        say(out, memory(recipe, given.upstream, given.only[0]))
+        return
+    from harness.measure import compiles
+
+    with compiles.Listener() as listener, lab_lib.Lab(recipe, mode=given.upstream) as lab:
+        if given.command == "exact":
+            say(out, {**header(recipe), "benchmarks": exact(lab, listener)})
+        else:
+            names = given.only or list(lab_lib.NAMES)
+            calls = {name: lab.call(name) for name in names}
+            serve({**header(recipe), "names": names}, calls, sys.stdin, out)
+
+
+def own_stdout() -> TextIO:
+    """Takes standard output for the answers alone; what libraries print goes to errors."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def say(out: TextIO, tree: Mapping[str, Any]) -> None:
+    """Writes one answer."""
+    out.write(json.dumps(tree) + "\n")
+    out.flush()
+
+
+def header(recipe: Any) -> dict[str, Any]:
+    """Gives what every answer begins with: schema, conditions, recipe, environment."""
+    import importlib.metadata
+
+    from harness import recipe as recipe_lib
+    from harness.measure import environment
+
+    return {
+        "schema": SCHEMA,
+        "conditions": environment.conditions(),
+        "recipe": shaping(recipe_lib.to_dict(recipe)),
+        "judged": {"google-tunix": environment.versions(["google-tunix"])["google-tunix"]},
+        "environment": environment.fingerprint(),
+        "freeze": {
+            each.metadata["Name"]: each.version for each in importlib.metadata.distributions()
+        },
+    }
+
+
+def shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives the groups of a recipe's tree on which its programs depend."""
+    return {name: recipe[name] for name in SHAPING}
+
+
+def exact(lab: Any, listener: Any) -> dict[str, dict[str, Any]]:
+    """Measures the exact figures of a lab.
+
+    Args:
+      lab: `harness.bench.lab.Lab`, whose learner has not trained yet.
+      listener: It has listened since before the lab was made.
+
+    Returns:
+      Benchmark -> figure -> value. `global_step` counts the programs that were
+      asked for until training is steady, and what is traced or compiled after.
+    """
+    from harness.bench import lab as lab_lib
+
+    size = lab_lib.size_name(lab.recipe)
+    found = {f"{name}[{size}]": lab.figures(name) for name in lab.programs}
+    for _ in range(WARM_UP_STEPS):
+        lab.steps.step()
+    warm = listener.heard
+    for _ in range(STEADY_STEPS):
+        lab.steps.step()
+    steady = listener.heard.since(warm)
+    found[f"global_step[{size}]"] = {
+        "compile_count": warm.compiles + warm.cache_hits,
+        "retraces": steady.traces + steady.compiles + steady.cache_hits,
+    }
+    return found
+
+
+def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out: TextIO) -> None:
+    """Times rounds as told, until told no more.
+
+    Args:
+      head: Said first, when all is ready.
+      calls: Name -> `harness.bench.lab.Call`.
+      orders: A JSON line each: `{"name": N, "calls": K}` for one round of K
+        calls, or an end of file.
+      out: An answer each: `{"wall": seconds a call, "cpu": seconds a call}`.
+    """
+    from harness.measure.processor import Stopwatch
+
+    say(out, {**head, "ready": True})
+    for line in orders:
+        order = json.loads(line)
+        call = calls[order["name"]]
+        wall = cpu = 0.0
+        for _ in range(order["calls"]):
+            given = call.prepare()
+            with Stopwatch() as watch:
+                call.run(given)
+            wall += watch.wall
+            cpu += watch.cpu
+        say(out, {"wall": wall / order["calls"], "cpu": cpu / order["calls"]})
+
+
+def memory(recipe: Any, mode: Any, name: str) -> dict[str, Any]:
+    """Measures the peak of one program, at the sizes of `lab.recipe_for(alone=name)`.
+
+    Args:
+      recipe: Shapes.
+      mode: `mended` or `stock`.
+      name: The program's name.
+
+    Returns:
+      `compiled_peak_bytes` by the compiler, and `measured_peak_bytes` of the
+      device, or none where it tells none: of this process until the program has
+      run, weights and whatever else lives meanwhile included.
+    """
+    from harness.bench import lab as lab_lib
+    from harness.measure import memory as memory_lib
+
+    with lab_lib.Lab(recipe, mode=mode, updates=name in ("actor_step", "critic_step")) as lab:
+        measured = memory_lib.peak_bytes()
+        return {
+            **header(recipe),
+            "name": name,
+            "compiled_peak_bytes": lab.figures(name)["peak_bytes"],
+            "measured_peak_bytes": measured,
+        }
+
+
+if __name__ == "__main__":
+    main()

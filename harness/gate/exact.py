@@ -1,0 +1,104 @@
+"""The exact tier: figures that are the same at every run, so that any change is one.
+
+More of what costs is a regression. Less of it fails too: the baseline is then
+stale, and the next regression could hide below it.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from harness.gate import records
+from harness.gate.verdict import Finding, Verdict
+
+Better = Literal["less", "more"]
+
+# Every figure that is gated, and which way is better.
+FIGURES: Mapping[str, Better] = {
+    "compile_count": "less",
+    "retraces": "less",
+    "argument_bytes": "less",
+    "output_bytes": "less",
+    "alias_bytes": "more",
+    "temp_bytes": "less",
+    "donated_bytes": "more",
+    "flops": "less",
+    "wall_micro_batch": "more",
+}
+UPDATE = "run `gate --update-baseline --reason WHY`"
+
+
+def compare(baseline: records.Record, candidate: records.Record) -> tuple[Finding, ...]:
+    """Holds a candidate's figures to a baseline's.
+
+    Args:
+      baseline: What was measured before.
+      candidate: What is judged.
+
+    Returns:
+      A finding per benchmark. If the two were not measured under like
+      conditions there is one, NOT COMPARABLE, that names what differs.
+    """
+    differing = records.differences(baseline, candidate)
+    if differing:
+        return (Finding("exact", "conditions", Verdict.NOT_COMPARABLE, "; ".join(differing)),)
+    if not baseline.exact and not candidate.exact:
+        return (
+            Finding(
+                "exact",
+                "figures",
+                Verdict.NOT_COMPARABLE,
+                f"neither {baseline.label} nor {candidate.label} holds an exact figure",
+            ),
+        )
+    return tuple(
+        _compare_one(name, baseline.exact.get(name), candidate.exact.get(name))
+        for name in sorted({*baseline.exact, *candidate.exact})
+    )
+
+
+def _compare_one(
+    name: str, old: Mapping[str, int] | None, new: Mapping[str, int] | None
+) -> Finding:
+    if new is None:
+        return Finding(
+            "exact",
+            name,
+            Verdict.FAIL,
+            f"missing: only the baseline has it; if it was meant to go, {UPDATE}",
+        )
+    if old is None:
+        return Finding(
+            "exact",
+            name,
+            Verdict.FAIL,
+            f"new: no baseline holds it, so that nothing watches it; {UPDATE}",
+        )
+    worse, better, other = [], [], []
+    for figure in [each for each in FIGURES if each in old or each in new]:
+        before, after = old.get(figure), new.get(figure)
+        said = f"{figure} {_count(before)} -> {_count(after)}"
+        if before is None or after is None:
+            other.append(said)
+        elif before != after:
+            said += f" ({_change(before, after)})"
+            more_is_worse = FIGURES[figure] == "less"
+            (worse if (after > before) == more_is_worse else better).append(said)
+    figures = {"baseline": dict(old), "candidate": dict(new)}
+    if not (worse or better or other):
+        return Finding("exact", name, Verdict.PASS, "as before", figures)
+    parts = []
+    if worse:
+        parts.append(f"worse: {', '.join(worse)}")
+    if better:
+        parts.append(f"stale baseline, {UPDATE}: better by {', '.join(better)}")
+    if other:
+        parts.append(f"a figure came or went, {UPDATE}: {', '.join(other)}")
+    return Finding("exact", name, Verdict.FAIL, "; ".join(parts), figures)
+
+
+def _count(value: int | None) -> str:
+    return "nothing" if value is None else f"{value:,}"
+
+
+def _change(before: int, after: int) -> str:
+    return f"{after / before - 1:+.2%}" if before else "from none"

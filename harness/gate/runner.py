@@ -1,0 +1,263 @@
+"""Runs the arms and gathers what they say: exact figures once, times pair by pair."""
+
+import contextlib
+import dataclasses
+import pathlib
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.gate import arms, exact, records, timing
+from harness.gate.arms import Arm, ArmFailedError, Process
+from harness.gate.verdict import Finding, Report, Tier, Verdict
+from harness.measure import processor
+
+# What a person waits for, in the order in which a step runs it.
+TIMED = (
+    "prefill",
+    "decode",
+    "old_logps",
+    "values",
+    "actor_step",
+    "critic_step",
+    "global_step",
+)
+Progress = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured, and how.
+
+    Attributes:
+      arguments: Of every worker: preset, changes, stock or mended.
+      timed: Benchmarks of the time tier.
+      rounds: Turns within a pair.
+      round_seconds: Least length of a turn; short benchmarks are called more
+        often to fill it.
+      core: Core to which both arms are pinned; chosen if none.
+      seed: Seed of the orders.
+      rules: Of the time tier; by backend if none.
+    """
+
+    arguments: tuple[str, ...] = ()
+    timed: tuple[str, ...] = TIMED
+    rounds: int = 9
+    round_seconds: float = 0.05
+    core: int | None = None
+    seed: int = 0
+    rules: timing.Rules | None = None
+
+
+def measure_exact(arm: Arm, plan: Plan, cache: pathlib.Path | None = None) -> records.Record:
+    """Takes an arm's exact figures in a fresh process.
+
+    Args:
+      arm: The arm.
+      plan: What to measure.
+      cache: Folder in which its compiled programs are left for `measure_time`.
+
+    Returns:
+      The record.
+
+    Raises:
+      ArmFailedError: It did not run; the message ends with its last lines.
+    """
+    # One core whatever the machine has: programs depend on how many there are.
+    pinned = ["--core", str(processor.cores()[-1])]
+    command = [arms.WORKER, "exact", *pinned, *plan.arguments]
+    with Process(arm, command, cache=cache) as process:
+        told = process.wait()
+    record = records.from_bench(arm.name, told, tuple(exact.FIGURES))
+    return dataclasses.replace(record, judged={**record.judged, "commit": arm.commit})
+
+
+def against(
+    baseline: Arm,
+    candidate: Arm,
+    plan: Plan,
+    tiers: Sequence[Tier] = ("exact", "time"),
+    progress: Progress = lambda what: None,
+) -> Report:
+    """Compares two arms on this machine.
+
+    Args:
+      baseline: What the candidate is held against.
+      candidate: What is judged.
+      plan: What to measure.
+      tiers: Of `exact` and `time`.
+      progress: Told what is being done.
+
+    Returns:
+      The report. If the environments differ in more than what is judged, or an
+      arm does not run, nothing is compared and the report says why.
+
+    Raises:
+      HarnessError: Nothing can be pinned here, and the time tier was asked for.
+    """
+    core = processor.choose(plan.core) if "time" in tiers else None
+    findings: list[Finding] = []
+    evidence: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+
+    def report() -> Report:
+        return Report(baseline.label, candidate.label, tuple(findings), environment, evidence)
+
+    differing = arms.differing(arms.freeze(baseline), arms.freeze(candidate))
+    if differing:
+        findings += [
+            Finding(tier, "environments", Verdict.NOT_COMPARABLE, "; ".join(differing))
+            for tier in tiers
+        ]
+        return report()
+    with tempfile.TemporaryDirectory(prefix="ppo-harness-gate-") as folder:
+        caches = {arm.name: pathlib.Path(folder, arm.name) for arm in (baseline, candidate)}
+        try:
+            if "exact" in tiers:
+                found = {}
+                for arm in (baseline, candidate):
+                    progress(f"exact figures of {arm.label}")
+                    found[arm.name] = measure_exact(arm, plan, caches[arm.name])
+                findings += exact.compare(found["baseline"], found["candidate"])
+                evidence["exact"] = {
+                    name: {"judged": dict(each.judged), "benchmarks": dict(each.exact)}
+                    for name, each in found.items()
+                }
+            if core is not None:
+                pairs, heads = measure_time(
+                    baseline, candidate, plan, core, caches, progress=progress
+                )
+                environment.update(heads["candidate"]["environment"])
+                findings += _time_findings(pairs, heads, plan)
+                evidence["time"] = {"core": core, "pairs": [pair.to_dict() for pair in pairs]}
+        except ArmFailedError as error:
+            missing = [tier for tier in tiers if not any(each.tier == tier for each in findings)]
+            findings += [
+                Finding(tier, "arm that does not run", Verdict.NOT_COMPARABLE, str(error))
+                for tier in missing
+            ]
+    return report()
+
+
+def measure_time(
+    baseline: Arm,
+    candidate: Arm,
+    plan: Plan,
+    core: int,
+    caches: dict[str, pathlib.Path],
+    progress: Progress = lambda what: None,
+) -> tuple[list[timing.Pair], dict[str, dict[str, Any]]]:
+    """Runs pairs of fresh processes until every benchmark is decided, or the last look.
+
+    Args:
+      baseline: One arm.
+      candidate: The other.
+      plan: What to time.
+      core: Where both are pinned.
+      caches: Arm -> folder of its compiled programs.
+      progress: Told of each pair.
+
+    Returns:
+      The pairs, and what the last process of each arm said of itself.
+    """
+    order = random.Random(plan.seed)
+    pairs: list[timing.Pair] = []
+    heads: dict[str, dict[str, Any]] = {}
+    looks: tuple[int, ...] = (1,)
+    while not pairs or len(pairs) < looks[-1]:
+        progress(f"pair {len(pairs) + 1} of {looks[0]} to {looks[-1]}")
+        sides = [baseline, candidate]
+        order.shuffle(sides)
+        pair, heads = run_pair(sides, plan, core, caches, order)
+        pairs.append(pair)
+        rules = plan.rules or timing.rules_for(heads["candidate"]["conditions"]["backend"])
+        looks = rules.looks
+        if len(pairs) in looks:
+            clock = clock_of(heads["candidate"])
+            if not timing.undecided(timing.judge(timing.ratios(pairs, clock), rules)):
+                break
+    return pairs, heads
+
+
+def run_pair(
+    sides: Sequence[Arm],
+    plan: Plan,
+    core: int,
+    caches: dict[str, pathlib.Path],
+    order: random.Random,
+) -> tuple[timing.Pair, dict[str, dict[str, Any]]]:
+    """Runs one pair: both processes live, and take turns in an order drawn each turn.
+
+    Args:
+      sides: The two arms, the one to start first.
+      plan: What to time.
+      core: Where both are pinned.
+      caches: Arm -> folder of its compiled programs.
+      order: Draws the orders.
+
+    Returns:
+      The pair, and what each process said of itself.
+    """
+    only = [word for name in plan.timed for word in ("--only", name)]
+    command = [arms.WORKER, "serve", "--core", str(core), *only, *plan.arguments]
+    with contextlib.ExitStack() as stack:
+        live: dict[str, Process] = {}
+        # One after the other: on one core they would only hinder each other.
+        for arm in sides:
+            live[arm.name] = stack.enter_context(Process(arm, command, cache=caches[arm.name]))
+            live[arm.name].wait()
+        seconds: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for name in plan.timed:
+            seconds[name] = take_turns(live, name, plan, order)
+        heads = {name: process.head for name, process in live.items()}
+    return timing.Pair(sides[0].name, seconds), heads
+
+
+def take_turns(
+    live: dict[str, Process], name: str, plan: Plan, order: random.Random
+) -> dict[str, dict[str, list[float]]]:
+    """Times one benchmark in all processes, turn by turn.
+
+    Args:
+      live: Processes by arm.
+      name: The benchmark.
+      plan: Turns, and their least length.
+      order: Draws the order within each turn.
+
+    Returns:
+      Clock -> arm -> seconds a call, one per turn.
+    """
+    warm = [process.ask({"name": name, "calls": 1}) for process in live.values()]
+    longest = max(each["wall"] for each in warm)
+    calls = max(1, round(plan.round_seconds / max(longest, 1e-6)))
+    found: dict[str, dict[str, list[float]]] = {
+        clock: {arm: [] for arm in live} for clock in ("cpu", "wall")
+    }
+    for _ in range(plan.rounds):
+        turn = list(live)
+        order.shuffle(turn)
+        for arm in turn:
+            told = live[arm].ask({"name": name, "calls": calls})
+            for clock, arms_ in found.items():
+                arms_[arm].append(told[clock])
+    return found
+
+
+def clock_of(head: dict[str, Any]) -> timing.Clock:
+    """Gives the clock that decides: CPU time where the CPU computes, else wall time."""
+    return "cpu" if head["conditions"]["backend"] == "cpu" else "wall"
+
+
+def _time_findings(
+    pairs: list[timing.Pair], heads: dict[str, dict[str, Any]], plan: Plan
+) -> tuple[Finding, ...]:
+    sides = [
+        records.Record(name, "benchmarks", head["conditions"], {}, {})
+        for name, head in heads.items()
+    ]
+    differing = records.differences(*sides)
+    if differing:
+        return (Finding("time", "conditions", Verdict.NOT_COMPARABLE, "; ".join(differing)),)
+    rules = plan.rules or timing.rules_for(heads["candidate"]["conditions"]["backend"])
+    return timing.findings(pairs, rules, clock_of(heads["candidate"]))

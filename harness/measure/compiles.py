@@ -1,0 +1,107 @@
+"""What JAX traced and compiled meanwhile, heard from `jax.monitoring`."""
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import jax.monitoring
+
+TRACED = "/jax/core/compile/jaxpr_trace_duration"
+LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+COMPILED = "/jax/core/compile/backend_compile_duration"
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """Counts and seconds over a stretch of time, over all threads.
+
+    Attributes:
+      traces: Functions traced; one that is traced again counts again.
+      compiles: Programs compiled. A program that the persistent cache gave was
+        not, though JAX times it as if it were.
+      cache_hits: Programs that the persistent cache gave.
+      trace_seconds: Seconds of tracing to a jaxpr; those of a function that is
+        called while another is traced are in both.
+      lower_seconds: Seconds from jaxpr to StableHLO.
+      compile_seconds: Seconds in XLA, and those of loading from the cache.
+      names: Function name -> programs compiled or loaded.
+    """
+
+    traces: int
+    compiles: int
+    cache_hits: int
+    trace_seconds: float
+    lower_seconds: float
+    compile_seconds: float
+    names: Mapping[str, int]
+
+    def since(self, before: "Heard") -> "Heard":
+        """Gives what came after an earlier reading of the same listener."""
+        names = Counter(self.names)
+        names.subtract(before.names)
+        return Heard(
+            traces=self.traces - before.traces,
+            compiles=self.compiles - before.compiles,
+            cache_hits=self.cache_hits - before.cache_hits,
+            trace_seconds=self.trace_seconds - before.trace_seconds,
+            lower_seconds=self.lower_seconds - before.lower_seconds,
+            compile_seconds=self.compile_seconds - before.compile_seconds,
+            names={name: count for name, count in names.items() if count},
+        )
+
+
+class Listener(contextlib.AbstractContextManager["Listener"]):
+    """Listens while its block runs; `heard` may be read at any time.
+
+    Only its own ears are taken out again at the end: `clear_event_listeners`
+    would deafen everybody else.
+    """
+
+    def __init__(self) -> None:
+        """Begins deaf; entering the block is what registers."""
+        # Lists, because programs may be compiled on several threads at once.
+        self._durations: list[tuple[str, float, str]] = []
+        self._hits: list[str] = []
+
+    def __enter__(self) -> "Listener":
+        """Begins to listen."""
+        jax.monitoring.register_event_duration_secs_listener(self._hear_duration)
+        jax.monitoring.register_event_listener(self._hear_event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops listening; somebody who cleared all ears meanwhile is no error."""
+        with contextlib.suppress(AssertionError, ValueError):
+            jax.monitoring.unregister_event_duration_listener(self._hear_duration)
+        with contextlib.suppress(AssertionError, ValueError):
+            jax.monitoring.unregister_event_listener(self._hear_event)
+
+    @property
+    def heard(self) -> Heard:
+        """What was heard so far."""
+        durations, hits = list(self._durations), len(self._hits)
+        seconds = {
+            event: [spent for each, spent, _ in durations if each == event]
+            for event in (TRACED, LOWERED, COMPILED)
+        }
+        return Heard(
+            traces=len(seconds[TRACED]),
+            # The backend's duration is told for a cache hit too.
+            compiles=len(seconds[COMPILED]) - hits,
+            cache_hits=hits,
+            trace_seconds=sum(seconds[TRACED]),
+            lower_seconds=sum(seconds[LOWERED]),
+            compile_seconds=sum(seconds[COMPILED]),
+            names=Counter(name for each, _, name in durations if each == COMPILED),
+        )
+
+    def _hear_duration(self, event: str, duration_secs: float, **details: Any) -> None:
+        if event in (TRACED, LOWERED, COMPILED):
+            self._durations.append((event, duration_secs, str(details.get("fun_name", ""))))
+
+    def _hear_event(self, event: str, **_: Any) -> None:
+        if event == CACHE_HIT:
+            self._hits.append(event)

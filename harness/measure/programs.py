@@ -1,0 +1,127 @@
+"""What a compiled program needs, by its compiler's own account, and how fast it could be."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """A compiled program in numbers, all of them the compiler's, none measured.
+
+    Attributes:
+      argument_bytes: Of its arguments.
+      output_bytes: Of its outputs.
+      alias_bytes: Of outputs that lie where donated arguments lay.
+      temp_bytes: Of what it needs besides.
+      code_bytes: Of the program itself.
+      peak_bytes: arguments + outputs - aliases + temporaries + code: what must
+        fit the device's memory.
+      donated_bytes: Of arguments that were offered for outputs to lie in.
+      flops: Floating-point operations; the body of a loop counts once, not per
+        trip. None where the compiler does not tell.
+      bytes_accessed: Bytes read and written, loops as in `flops`.
+    """
+
+    argument_bytes: int
+    output_bytes: int
+    alias_bytes: int
+    temp_bytes: int
+    code_bytes: int
+    peak_bytes: int
+    donated_bytes: int
+    flops: int | None
+    bytes_accessed: int | None
+
+    def to_dict(self) -> dict[str, int | None]:
+        """Gives plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def figures(lowered: Any, compiled: Any) -> Figures:
+    """Reads what a compiler says of a program.
+
+    Args:
+      lowered: `jax.stages.Lowered`, which knows what is donated.
+      compiled: `jax.stages.Compiled` of it.
+
+    Returns:
+      The figures, per device.
+    """
+    memory = compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}
+    total = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    return Figures(
+        argument_bytes=int(memory.argument_size_in_bytes),
+        output_bytes=int(memory.output_size_in_bytes),
+        alias_bytes=int(memory.alias_size_in_bytes),
+        temp_bytes=int(memory.temp_size_in_bytes),
+        code_bytes=int(memory.generated_code_size_in_bytes),
+        peak_bytes=int(total),
+        donated_bytes=sum(
+            int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize
+            for info in jax.tree.leaves(lowered.args_info)
+            if info.donated
+        ),
+        flops=_whole(cost, "flops"),
+        bytes_accessed=_whole(cost, "bytes accessed"),
+    )
+
+
+def _whole(cost: Mapping[str, float], name: str) -> int | None:
+    return int(cost[name]) if name in cost else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """The ceilings of one device, as its maker gives them.
+
+    Attributes:
+      flops: bfloat16 operations a second, dense.
+      bandwidth: Bytes a second between memory and chip.
+    """
+
+    flops: float
+    bandwidth: float
+
+
+# By `jax.Device.device_kind`. cloud.google.com/tpu/docs/v6e, /v5e, /v5p;
+# NVIDIA's data sheets of H100 SXM and H200 SXM.
+CHIPS: Mapping[str, Chip] = {
+    "TPU v6 lite": Chip(918e12, 1638e9),
+    "TPU v5 lite": Chip(197e12, 819e9),
+    "TPU v5": Chip(459e12, 2765e9),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9),
+    "NVIDIA H200": Chip(989e12, 4800e9),
+}
+
+
+def roofline_fraction(
+    device_kind: str, seconds: float, flops: float | None, bytes_accessed: float | None
+) -> float | None:
+    """Gives the share of the attainable speed that was reached.
+
+    Args:
+      device_kind: Name of the device.
+      seconds: Measured time of a call.
+      flops: Operations of a call, loops counted per trip.
+      bytes_accessed: Bytes moved by a call, likewise.
+
+    Returns:
+      max(flops / peak, bytes / bandwidth) / seconds (Williams, Waterman and
+      Patterson 2009, Roofline); none for a device without known ceilings, such
+      as a CPU, or without figures.
+    """
+    chip = CHIPS.get(device_kind)
+    if chip is None or flops is None or bytes_accessed is None or seconds <= 0:
+        return None
+    return max(flops / chip.flops, bytes_accessed / chip.bandwidth) / seconds

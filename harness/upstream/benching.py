@@ -1,0 +1,211 @@
+"""The programs that a global step runs, taken from a real one, to be timed one by one.
+
+Nothing is rebuilt: while a learner does one step, whatever it hands to XLA is
+noted with the very arguments it was given, so that what is measured is what
+training runs, in whatever release of Tunix is installed.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+from tunix.rl import common
+from tunix.rl.ppo import ppo_learner
+
+from harness.measure import compiles
+from harness.upstream import learner as learner_lib
+from harness.upstream import rollout
+
+NAMES = ("prefill", "decode", "old_logps", "values", "advantages", "actor_step", "critic_step")
+
+# No token has it, so that a decode that waits for it runs to its limit: every
+# round then does the same work, the most that training can ask for.
+_NO_TOKEN = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One jitted function of upstream's, with the arguments of a real step.
+
+    Attributes:
+      name: One of `NAMES`.
+      lowered: The program before XLA has compiled it.
+      kept: Leaves of its arguments; donated arrays as copies on the host.
+      places: Sharding of each donated leaf, none for the others.
+      compiled: The program as XLA compiled it.
+      compile_seconds: Seconds in XLA.
+      compile_count: Programs that XLA, or its persistent cache, was asked for.
+    """
+
+    name: str
+    lowered: Any
+    kept: tuple[Any, ...]
+    places: tuple[Any, ...]
+    compiled: Any
+    compile_seconds: float
+    compile_count: int
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Makes arguments, donated ones anew, and waits until they are on the device."""
+        leaves = [
+            leaf if place is None else jax.device_put(leaf, place)
+            for leaf, place in zip(self.kept, self.places, strict=True)
+        ]
+        jax.block_until_ready([leaf for leaf in leaves if isinstance(leaf, jax.Array)])
+        return jax.tree.unflatten(self.lowered.in_tree, leaves)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs it on arguments of `arguments`, and waits for every output."""
+        return jax.block_until_ready(self.compiled(*args, **kwargs))
+
+
+class _Ear:
+    """Stands before a jitted function, and notes its first call that is no trace."""
+
+    def __init__(self, name: str, function: Any, found: dict[str, Program]):
+        self._name, self._function, self._found = name, function, found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        if self._name not in self._found and not traced:
+            self._found[self._name] = _note(self._name, self._function, args, kwargs)
+        return self._function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+
+def _note(name: str, function: Any, args: Any, kwargs: Any) -> Program:
+    lowered = function.lower(*args, **kwargs)
+    # What is static is no argument of the program, and has no info.
+    given = dict(_paths((args, kwargs)))
+    told = [(given[path], info.donated) for path, info in _paths(lowered.args_info)]
+    with compiles.Listener() as listener:
+        compiled = lowered.compile()
+    heard = listener.heard
+    return Program(
+        name=name,
+        lowered=lowered,
+        kept=tuple(np.array(leaf) if donated else leaf for leaf, donated in told),
+        # A donated number becomes an array at each call anyway.
+        places=tuple(
+            getattr(leaf, "sharding", None) if donated else None for leaf, donated in told
+        ),
+        compiled=compiled,
+        compile_seconds=heard.compile_seconds,
+        compile_count=heard.compiles + heard.cache_hits,
+    )
+
+
+def _paths(tree: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield jax.tree_util.keystr(path), leaf
+
+
+def programs(
+    learner: learner_lib.Learner, batch: Mapping[str, np.ndarray], *, updates: bool = True
+) -> dict[str, Program]:
+    """Does a step of a learner and gives the programs that it ran, compiled.
+
+    Args:
+      learner: The learner; it takes a gradient of actor and one of critic. Each
+        program is of the first micro-batch that the step handed to it.
+      batch: Columns of one batch, `prompts` among them.
+      updates: Whether to take the gradients; without them, the two steps of the
+        trainers are not among the programs.
+
+    Returns:
+      Programs by name, in the order of `NAMES`.
+    """
+    found: dict[str, Program] = {}
+    cluster: Any = learner.rl_cluster
+    with endless(learner):
+        sampler = cluster.rollout._sampler
+        if isinstance(sampler, rollout.MendedSampler):
+            # It makes its functions anew for other end tokens.
+            sampler.settle([_NO_TOKEN])
+        with _listening(cluster, found):
+            example = learner_lib.generate_example(learner, batch)
+    if not updates:
+        return {name: found[name] for name in NAMES if name in found}
+    size = cluster.cluster_config.training_config.train_micro_batch_size
+    if size is not None:
+        example = jax.tree.map(lambda leaf: leaf[:size], example)
+    with _listening_trainers(cluster, found):
+        learner_lib.train_on(learner, example)
+    return {name: found[name] for name in NAMES}
+
+
+def generate(learner: learner_lib.Learner, batch: Mapping[str, np.ndarray]) -> None:
+    """Samples a batch of completions as a step does, texts and all; it waits for them."""
+    cluster: Any = learner.rl_cluster
+    size = cluster.cluster_config.training_config.rollout_micro_batch_size
+    cluster.generate(list(batch["prompts"]), micro_batch_size=size)
+
+
+@contextlib.contextmanager
+def endless(learner: learner_lib.Learner) -> Iterator[None]:
+    """Lets every generation run to its limit, whatever the policy would say."""
+    cluster: Any = learner.rl_cluster
+    config = cluster.cluster_config
+    before = config.rollout_config
+    longest = dataclasses.replace(before, eos_tokens=[_NO_TOKEN])
+    cluster.cluster_config = dataclasses.replace(config, rollout_config=longest)
+    try:
+        yield
+    finally:
+        cluster.cluster_config = config
+
+
+@contextlib.contextmanager
+def _listening(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
+    sampler = cluster.rollout._sampler
+    registry: Any = ppo_learner.registry
+    look_up = registry.get
+
+    def get(kind: str, name: str) -> Any:
+        function = look_up(kind, name)
+        if kind != "advantage_estimator":
+            return function
+        return _Ear("advantages", function, found)
+
+    logps, score = common.compute_per_token_logps, common.compute_score
+    with (
+        mock.patch.object(
+            sampler, "_compiled_prefill_fn", _Ear("prefill", sampler._compiled_prefill_fn, found)
+        ),
+        mock.patch.object(
+            sampler, "_compiled_decode_fn", _Ear("decode", sampler._compiled_decode_fn, found)
+        ),
+        mock.patch.object(common, "compute_per_token_logps", _Ear("old_logps", logps, found)),
+        mock.patch.object(score, "jitted_fn", _Ear("values", score.jitted_fn, found)),
+        mock.patch.object(registry, "get", get),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _listening_trainers(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name, trainer in (
+            ("actor_step", cluster.actor_trainer),
+            ("critic_step", cluster.critic_trainer),
+        ):
+            make = trainer.jit_train_and_eval_step
+
+            def made(
+                *args: Any, _name: str = name, _trainer: Any = trainer, _make: Any = make, **kw: Any
+            ) -> Any:
+                steps = _make(*args, **kw)
+                # The function that upstream keeps, under its cache of the modules' graphs.
+                jitted = _trainer._jitted_train_step_fn.func.__wrapped__
+                ear = _Ear(_name, jitted.jitted_fn, found)
+                stack.enter_context(mock.patch.object(jitted, "jitted_fn", ear))
+                return steps
+
+            stack.enter_context(mock.patch.object(trainer, "jit_train_and_eval_step", made))
+        yield
