@@ -215,6 +215,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         self.learner = upstream.make_learner(
             recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), mends=mends
         )
+        benching.never_end(self.learner)
         self._batches = [self._dataset.train[i] for i in range(len(self._dataset.train))]
         self.programs = benching.programs(self.learner, self._batches[0], updates=updates)
         self._steps: Steps | None = None
@@ -294,8 +295,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         return 1
 
     def _generate(self, _: None) -> None:
-        with benching.endless(self.learner):
-            benching.generate(self.learner, self._batches[0])
+        benching.generate(self.learner, self._batches[0])
 
     def _evaluate(self, _: None) -> None:
         evaluation.evaluate(self.recipe, self.generator, [self._dataset.test[0]])

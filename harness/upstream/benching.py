@@ -22,8 +22,7 @@ from harness.upstream import rollout
 
 NAMES = ("prefill", "decode", "old_logps", "values", "advantages", "actor_step", "critic_step")
 
-# No token has it, so that a decode that waits for it runs to its limit: every
-# round then does the same work, the most that training can ask for.
+# No token has it, so that a decode that waits for it runs to its limit.
 _NO_TOKEN = -1
 
 
@@ -123,13 +122,8 @@ def programs(
     """
     found: dict[str, Program] = {}
     cluster: Any = learner.rl_cluster
-    with endless(learner):
-        sampler = cluster.rollout._sampler
-        if isinstance(sampler, rollout.MendedSampler):
-            # It makes its functions anew for other end tokens.
-            sampler.settle([_NO_TOKEN])
-        with _listening(cluster, found):
-            example = learner_lib.generate_example(learner, batch)
+    with _listening(cluster, found):
+        example = learner_lib.generate_example(learner, batch)
     if not updates:
         return {name: found[name] for name in NAMES if name in found}
     size = cluster.cluster_config.training_config.train_micro_batch_size
@@ -147,18 +141,21 @@ def generate(learner: learner_lib.Learner, batch: Mapping[str, np.ndarray]) -> N
     cluster.generate(list(batch["prompts"]), micro_batch_size=size)
 
 
-@contextlib.contextmanager
-def endless(learner: learner_lib.Learner) -> Iterator[None]:
-    """Lets every generation run to its limit, whatever the policy would say."""
+def never_end(learner: learner_lib.Learner) -> None:
+    """Lets every generation of a learner run to its limit, whatever the policy says.
+
+    Each round then does the same work, the most that training can ask for.
+
+    Args:
+      learner: Fresh, so that nothing was compiled for other end tokens.
+    """
     cluster: Any = learner.rl_cluster
     config = cluster.cluster_config
-    before = config.rollout_config
-    longest = dataclasses.replace(before, eos_tokens=[_NO_TOKEN])
+    longest = dataclasses.replace(config.rollout_config, eos_tokens=[_NO_TOKEN])
     cluster.cluster_config = dataclasses.replace(config, rollout_config=longest)
-    try:
-        yield
-    finally:
-        cluster.cluster_config = config
+    sampler = cluster.rollout._sampler
+    if isinstance(sampler, rollout.MendedSampler):
+        sampler.settle(longest.eos_tokens)
 
 
 @contextlib.contextmanager
