@@ -118,17 +118,32 @@ def test_the_oracle_rests_on_numpy_alone():
         ("harness.models", ("harness.upstream", "harness.pipeline", "harness.evaluation")),
         (
             "harness.upstream",
-            ("harness.pipeline", "harness.evaluation", "harness.checks", "harness.cli"),
+            (
+                "harness.pipeline",
+                "harness.evaluation",
+                "harness.checks",
+                "harness.bench",
+                "harness.gate",
+                "harness.cli",
+            ),
         ),
         ("harness.evaluation", ("harness.pipeline", "harness.checks", "harness.cli")),
         ("harness.pipeline", ("harness.checks", "harness.cli")),
         ("harness.checks", ("harness.cli", "harness.pytest_plugin")),
+        ("harness.bench", ("harness.checks", "harness.gate", "harness.cli")),
     ],
 )
 def test_arrows_between_rooms_point_one_way(room, closed):
     found = reached(room, modules())
     assert found, f"there is no {room}"
     assert sorted(name for name in found if under(name, *closed)) == []
+
+
+def test_the_gate_rests_on_measure_alone():
+    allowed = ("harness.gate", "harness.measure", "harness.errors", "harness.files")
+    found = reached("harness.gate", modules())
+    assert found, "there is no harness.gate"
+    assert sorted(n for n in found if not under(n, *allowed) and n != "harness") == []
 
 
 def pins() -> dict[str, Version]:

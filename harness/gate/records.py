@@ -236,8 +236,12 @@ def _plan(path: pathlib.Path, tree: Mapping[str, Any]) -> Record:
         name, rows = program["name"], int(program["micro_batch"])
         exact[f"plan/{name}[{rows}]"] = _chosen(program, _PLAN_FIGURES)
         walls[name] = max(walls.get(name, 0), rows if program.get("fits") else 0)
+    for wall in tree.get("walls") or ():
+        # Looked for, and so closer than what was asked for by size.
+        walls[wall["name"]] = int(wall["compiles"] or 0)
     exact |= {f"plan/wall/{name}": {"wall_micro_batch": rows} for name, rows in walls.items()}
-    judged = {"google-tunix": packages.get("google-tunix"), "commit": tree.get("commit")}
+    upstream = tree.get("upstream") or {}
+    judged = {"google-tunix": upstream.get("version"), "commit": tree.get("commit")}
     return Record(path.name, "plan", conditions, judged, _filled(exact))
 
 

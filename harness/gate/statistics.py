@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 
 def lower_bound(values: Sequence[float], alpha: float) -> float:
@@ -82,13 +82,19 @@ def detectable(
       power: Chance of the alarm asked for.
 
     Returns:
-      margin + (t(1 - alpha) + t(power)) spread / sqrt(count), both with
-      count - 1 degrees of freedom: a bound that is a little too large, as the
-      sum of two t quantiles is one for the noncentral t.
+      The mean at which the noncentral t of the test, with count - 1 degrees of
+      freedom, exceeds its critical value with that power.
     """
+    if spread == 0:
+        return margin
     freedom = count - 1
-    reach = float(stats.t.ppf(1 - alpha, freedom)) + float(stats.t.ppf(power, freedom))
-    return margin + reach * spread / math.sqrt(count)
+    critical = float(stats.t.ppf(1 - alpha, freedom))
+
+    def missing(shift: float) -> float:
+        return float(stats.nct.sf(critical, freedom, shift)) - power
+
+    shift = optimize.brentq(missing, 0.0, 4 * critical + 10)
+    return margin + float(shift) * spread / math.sqrt(count)
 
 
 def wilson(successes: int, total: int, alpha: float = 0.05) -> tuple[float, float]:

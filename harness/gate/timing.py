@@ -103,7 +103,8 @@ class Decision:
       spread: Standard deviation of one pair's value.
       lower: Lower confidence bound of the mean, at the look's alpha.
       upper: Upper confidence bound of the mean, at `pass_alpha`.
-      detectable: Smallest log ratio that this many pairs would find in 95%.
+      alpha: Holm's smallest share of the look's alpha: what is tested with if
+        all else is quiet.
     """
 
     verdict: Verdict
@@ -112,7 +113,11 @@ class Decision:
     spread: float
     lower: float
     upper: float
-    detectable: float
+    alpha: float
+
+    def detectable(self, margin: float) -> float:
+        """Gives the smallest log ratio that as many such pairs find in 95%."""
+        return statistics.detectable(self.spread, self.pairs, margin=margin, alpha=self.alpha)
 
 
 def judge(values: Mapping[str, Sequence[float]], rules: Rules) -> dict[str, Decision]:
@@ -154,10 +159,7 @@ def judge(values: Mapping[str, Sequence[float]], rules: Rules) -> dict[str, Deci
                 spread=spread,
                 lower=statistics.lower_bound(each, alpha),
                 upper=upper,
-                # Holm's smallest share: what is found even if all else is quiet.
-                detectable=statistics.detectable(
-                    spread, look, margin=margin, alpha=alpha / len(values)
-                ),
+                alpha=alpha / len(values),
             )
     return decided
 
@@ -219,6 +221,7 @@ def _finding(
             Verdict.INCONCLUSIVE,
             f"{len(wall)} pair(s) of processes say nothing; the first look is at {rules.looks[0]}",
         )
+    least = decision.detectable(math.log1p(rules.margin))
     what = "CPU time" if clock == "cpu" else "wall time"
     text = (
         f"{what} {_percent(decision.mean)} ({_percent(decision.lower)} .. "
@@ -226,7 +229,7 @@ def _finding(
     )
     if clock == "cpu":
         text += f"; wall {_percent(float(np.mean(wall)))}"
-    text += f"; smallest change it can see {_percent(decision.detectable)}"
+    text += f"; smallest change it can see {_percent(least)}"
     verdict = decision.verdict
     if waits:
         verdict = Verdict.FAIL
@@ -244,7 +247,7 @@ def _finding(
             "ratio_upper": math.exp(decision.upper),
             "wall_ratio": math.exp(float(np.mean(wall))),
             "pair_spread": decision.spread,
-            "detectable_ratio": math.exp(decision.detectable),
+            "detectable_ratio": math.exp(least),
         },
     )
 

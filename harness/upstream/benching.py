@@ -18,7 +18,6 @@ from tunix.rl.ppo import ppo_learner
 
 from harness.measure import compiles
 from harness.upstream import learner as learner_lib
-from harness.upstream import rollout
 
 NAMES = ("prefill", "decode", "old_logps", "values", "advantages", "actor_step", "critic_step")
 
@@ -153,9 +152,27 @@ def never_end(learner: learner_lib.Learner) -> None:
     config = cluster.cluster_config
     longest = dataclasses.replace(config.rollout_config, eos_tokens=[_NO_TOKEN])
     cluster.cluster_config = dataclasses.replace(config, rollout_config=longest)
-    sampler = cluster.rollout._sampler
-    if isinstance(sampler, rollout.MendedSampler):
-        sampler.settle(longest.eos_tokens)
+    _settle(cluster.rollout._sampler)
+
+
+class _SettledError(Exception):
+    """Ends a call of the sampler before it samples."""
+
+
+def _settle(sampler: Any) -> None:
+    """Lets a sampler make its functions for the end tokens, before they are listened to.
+
+    A mended one makes them anew when it is called with other end tokens.
+    """
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        raise _SettledError
+
+    with (
+        mock.patch.object(sampler, "init_sample_state", stop),
+        contextlib.suppress(_SettledError),
+    ):
+        sampler(["1"], max_generation_steps=1, max_prompt_length=1, eos_tokens=[_NO_TOKEN])
 
 
 @contextlib.contextmanager

@@ -54,8 +54,10 @@ class MendedSampler(sampler_lib.Sampler):
             # stop is never trained on. The text stays as it was.
             self.tokenizer = _TextWithoutEnd(self)
 
-    def settle(self, eos_tokens: Sequence[int] | None) -> tuple[int, ...]:
-        """Gives the tokens that end a row, and lets nothing compiled know of others."""
+    def __call__(
+        self, input_strings: Any, *args: Any, eos_tokens: Sequence[int] | None = None, **kwargs: Any
+    ) -> Any:
+        """Samples; see upstream."""
         ends = tuple(eos_tokens or [self.tokenizer.eos_id()])
         if "pad-mid-sequence" in self._mends:
             # A pad that was drawn ends the row: the trainer, which knows pads by
@@ -67,13 +69,6 @@ class MendedSampler(sampler_lib.Sampler):
             self._compiled_prefill_fn = jax.jit(
                 self._prefill_fn, donate_argnums=(1,), static_argnames=("echo",)
             )
-        return ends
-
-    def __call__(
-        self, input_strings: Any, *args: Any, eos_tokens: Sequence[int] | None = None, **kwargs: Any
-    ) -> Any:
-        """Samples; see upstream."""
-        ends = self.settle(eos_tokens)
         call = self._call_with_end_token if "end-token-dropped" in self._mends else super().__call__
         return call(input_strings, *args, eos_tokens=ends, **kwargs)
 
