@@ -75,6 +75,35 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Times the pieces of a global step; writes runs/bench.json unless told otherwise."""
+    install(session)
+    arguments = list(session.posargs)
+    if not any(each.startswith("--benchmark-json") for each in arguments):
+        pathlib.Path("runs").mkdir(exist_ok=True)
+        arguments.append(f"--benchmark-json={pathlib.Path('runs', 'bench.json')}")
+    session.run("pytest", "benchmarks", "--benchmark-only", *arguments)
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Holds this checkout to the stored baselines, or to what `--against` names."""
+    install(session, "dev")
+    session.run("python", "-m", "harness", "gate", *session.posargs)
+
+
+@nox.session
+def gate_study(session: nox.Session) -> None:
+    """Measures how often the time tier is wrong, and writes docs/gate_study.md; an hour."""
+    install(session)
+    out = pathlib.Path("runs", "gate_study.jsonl")
+    study = ("python", "-m", "benchmarks.gate_study")
+    env = {**CPU, "PYTHONPATH": os.fspath(pathlib.Path(__file__).parent)}
+    session.run(*study, "collect", "--out", os.fspath(out), *session.posargs, env=env)
+    session.run(*study, "report", os.fspath(out), "--markdown", "docs/gate_study.md", env=env)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""
     install(session, "dev", "report")

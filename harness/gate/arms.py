@@ -29,6 +29,8 @@ RULER = ("harness/bench", "harness/measure", "harness/upstream/benching.py")
 # What is judged, and so may differ between the two environments.
 JUDGED = ("google-tunix", "tunix-ppo-harness")
 TIMEOUT_SECONDS = 900.0
+# What makes environments, and is not used in them; a virtual environment has its own.
+INSTALLERS = ("pip", "setuptools", "wheel")
 _LAST_LINES = 8
 
 
@@ -175,7 +177,7 @@ def freeze(arm: Arm) -> dict[str, str]:
       arm: The arm.
 
     Returns:
-      All but the harness itself.
+      All but the harness itself and the installers.
 
     Raises:
       ArmFailedError: Its interpreter does not run.
@@ -190,7 +192,8 @@ def freeze(arm: Arm) -> dict[str, str]:
     if found.returncode:
         raise ArmFailedError(f"the environment of {arm.label} does not run: {_tail(found.stderr)}")
     names = {canonical(name): version for name, version in json.loads(found.stdout).items()}
-    return {name: version for name, version in names.items() if name != "tunix-ppo-harness"}
+    left_out = ("tunix-ppo-harness", *INSTALLERS)
+    return {name: version for name, version in names.items() if name not in left_out}
 
 
 def canonical(name: str) -> str:
@@ -247,8 +250,7 @@ def environment(pins: Mapping[str, str], folder: pathlib.Path) -> str:
     Raises:
       HarnessError: A package cannot be installed; the last lines say which.
     """
-    skipped = {"tunix-ppo-harness", "pip", "setuptools", "wheel"}
-    lines = [f"{name}=={version}" for name, version in sorted(pins.items()) if name not in skipped]
+    lines = [f"{name}=={version}" for name, version in sorted(pins.items())]
     key = hashlib.sha256("\n".join([platform.python_version(), *lines]).encode()).hexdigest()[:16]
     place = folder / key
     python = place / "bin" / "python"
