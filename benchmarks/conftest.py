@@ -33,15 +33,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("size", _sizes(metafunc), indirect=True, ids="-".join, scope="session")
 
 
+def _preset(config: pytest.Config) -> str:
+    return str(config.getoption("--preset"))
+
+
+def _assignments(config: pytest.Config) -> tuple[str, ...]:
+    given: Any = config.getoption("assignments")
+    return tuple(given)
+
+
 def _sizes(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
     """Every micro-batch in the preset's own type; the largest in the other type too.
 
     On a CPU, where bfloat16 is emulated, the other type is looked at in what
     rollout and scoring run, not in whole steps.
     """
-    preset = metafunc.config.getoption("--preset")
-    assignments = tuple(metafunc.config.getoption("assignments"))
-    recipe = lab_lib.recipe_for(preset, assignments=assignments)
+    config = metafunc.config
+    recipe = lab_lib.recipe_for(_preset(config), assignments=_assignments(config))
     rows = lab_lib.micro_batches(recipe)
     own = recipe.model.dtype
     other = "float32" if own == "bfloat16" else "bfloat16"
@@ -67,12 +75,12 @@ def lab(size: tuple[str, str], request: pytest.FixtureRequest) -> Iterator[lab_l
     dtype, rows = size
     config = request.config
     recipe = lab_lib.recipe_for(
-        config.getoption("--preset"),
-        assignments=tuple(config.getoption("assignments")),
+        _preset(config),
+        assignments=_assignments(config),
         dtype=dtype,
         micro_batch=int(rows),
     )
-    own = lab_lib.recipe_for(config.getoption("--preset")).model.dtype
+    own = lab_lib.recipe_for(_preset(config)).model.dtype
     whole = dtype == own or jax.default_backend() != "cpu"
     with lab_lib.Lab(recipe, updates=whole) as made:
         yield made
@@ -129,9 +137,7 @@ def extra_info(lab: lab_lib.Lab, call: lab_lib.Call, seconds: float) -> dict[str
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict) -> None:
     """Adds the conditions by which the gate knows what may be compared."""
     del benchmarks
-    recipe = lab_lib.recipe_for(
-        config.getoption("--preset"), assignments=tuple(config.getoption("assignments"))
-    )
+    recipe = lab_lib.recipe_for(_preset(config), assignments=_assignments(config))
     output_json["harness"] = {
         "schema": worker.SCHEMA,
         "conditions": environment.conditions(),

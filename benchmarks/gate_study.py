@@ -17,6 +17,7 @@ import pathlib
 import random
 import sys
 import tempfile
+import types
 from collections import Counter
 from typing import Any
 
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     worker.add_argument("--more", type=int, required=True)
     collect_ = commands.add_parser("collect")
     collect_.add_argument("--replicates", type=int, default=30)
-    collect_.add_argument("--rounds", type=int, default=9)
+    collect_.add_argument("--rounds", type=int, default=41)
     collect_.add_argument("--core", type=int)
     collect_.add_argument("--out", type=pathlib.Path, required=True)
     report_ = commands.add_parser("report")
@@ -76,9 +77,9 @@ def work(core: int, more: int) -> None:
     from flax import nnx
 
     from harness import models
-    from harness.bench import lab as lab_lib
+    from harness import recipe as recipe_lib
 
-    recipe = lab_lib.recipe_for("tiny", micro_batch=MICRO_BATCH)
+    recipe = recipe_lib.load("tiny")
     policy = models.random_gemma(recipe.model, models.make_mesh(recipe.sharding), recipe.seed)
     graph, state = nnx.split(policy)
     length = recipe.rollout.max_prompt_length + recipe.rollout.max_new_tokens
@@ -99,7 +100,7 @@ def work(core: int, more: int) -> None:
         for _ in range(PASSES + more):
             log_probs(state, tokens).block_until_ready()
 
-    timed = lab_lib.Call(NAME, tokens.size * (PASSES + more), lambda: None, passes)
+    timed = types.SimpleNamespace(prepare=lambda: None, run=passes)
     worker.serve(worker.header(recipe), {NAME: timed}, sys.stdin, out)
 
 
@@ -108,7 +109,7 @@ def collect(out: pathlib.Path, replicates: int, rounds: int, core: int) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     done = len(out.read_text().splitlines()) if out.exists() else 0
     here = arms.Arm(BASE, "this checkout", ROOT, sys.executable, None)
-    plan = runner.Plan(rounds=rounds, timed=(NAME,))
+    plan = runner.Plan(rounds=rounds, most_rounds=rounds, timed=(NAME,))
     with tempfile.TemporaryDirectory(prefix="ppo-harness-study-") as folder:
         for number in range(done, replicates):
             order = random.Random(f"{core} {number}")

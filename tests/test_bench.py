@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,10 +73,11 @@ def test_every_program_of_a_real_step_is_found(learner, rollout_batch, recipe):
 
 
 class StandIn:
-    """Takes batches as upstream's learner does: it looks at the first one beforehand."""
+    """Takes batches as upstream's learner does."""
 
     def __init__(self, fails_at=None):
-        self.trained, self._fails_at = [], fails_at
+        self.trained: list[str] = []
+        self._fails_at = fails_at
 
     def train(self, batches):
         for batch in batches:
@@ -92,7 +94,7 @@ def released(monkeypatch):
 
 
 def test_a_learner_goes_one_step_at_a_time_and_round_its_batches(released):
-    learner = StandIn()
+    learner: Any = StandIn()
     steps = lab_lib.Steps(learner, ["a", "b"])
     assert learner.trained == []
     for count in (1, 2, 3):
@@ -104,7 +106,8 @@ def test_a_learner_goes_one_step_at_a_time_and_round_its_batches(released):
 
 
 def test_a_learner_that_stops_says_why(released):
-    steps = lab_lib.Steps(StandIn(fails_at=1), ["a"])
+    learner: Any = StandIn(fails_at=1)
+    steps = lab_lib.Steps(learner, ["a"])
     steps.step()
     with pytest.raises(HarnessError, match="no more"):
         steps.step()

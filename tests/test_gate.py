@@ -5,10 +5,12 @@ import json
 import math
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -574,7 +576,7 @@ def statistics_limit(reference, count):
 def test_runs_as_good_as_the_reference_fail_as_seldom_as_said():
     draw = np.random.default_rng(1)
     failed = sum(
-        draw.normal(0.8, 0.1, 5).mean() < learning.least_mean(draw.normal(0.8, 0.1, 5), 5)
+        draw.normal(0.8, 0.1, 5).mean() < learning.least_mean(list(draw.normal(0.8, 0.1, 5)), 5)
         for _ in range(2000)
     )
     # 5% of 2,000, and three standard errors of sqrt(2000 * 0.05 * 0.95).
@@ -692,8 +694,9 @@ def arm(folder, name, passes="passes = 20"):
     return arms.Arm(name, name, stand_in(folder / name, passes), sys.executable, None)
 
 
+RULES_OF_TEST = timing.Rules((5, 8), (0.001, 0.001))
 PLAN_OF_TEST = runner.Plan(
-    timed=("step",), rounds=5, round_seconds=0.0, rules=timing.Rules((5, 8), (0.001, 0.001))
+    timed=("step",), rounds=5, most_rounds=5, round_seconds=0.0, rules=RULES_OF_TEST
 )
 needs_two_cores = pytest.mark.skipif(
     len(processor.cores()) < 2, reason="pinning needs two cores, and this machine has one"
@@ -706,7 +709,7 @@ def test_real_processes_that_do_the_same_raise_no_alarm(tmp_path):
     said = {each.tier: each.verdict for each in report.findings}
     assert said["exact"] == Verdict.PASS
     assert said["time"] != Verdict.FAIL
-    assert len(report.evidence["time"]["pairs"]) in PLAN_OF_TEST.rules.looks
+    assert len(report.evidence["time"]["pairs"]) in RULES_OF_TEST.looks
     json.dumps(report.to_dict())
 
 
@@ -720,6 +723,24 @@ def test_real_work_that_was_injected_is_caught(tmp_path):
     assert report.exit_code == 1
     # Half as much again, plus what a call costs besides; noise of a few percent.
     assert 1.3 < said["time"].figures["ratio"] < 1.7
+
+
+def test_short_benchmarks_take_more_turns_and_long_ones_the_fewest():
+    class Instant:
+        def __init__(self, seconds):
+            self.seconds = seconds
+
+        def ask(self, order):
+            return {"wall": self.seconds, "cpu": self.seconds}
+
+    turns = {}
+    for seconds in (0.001, 0.1, 5.0):
+        live: Any = {"baseline": Instant(seconds), "candidate": Instant(seconds)}
+        plan = runner.Plan(rounds=9, most_rounds=61, seconds=2.0, round_seconds=0.05)
+        found = runner.take_turns(live, "step", plan, random.Random(0))
+        turns[seconds] = len(found["cpu"]["candidate"])
+    # 50 calls of 1 ms fill a turn of 0.05 s; 40 such turns fill 2 s.
+    assert turns == {0.001: 40, 0.1: 20, 5.0: 9}
 
 
 def test_an_arm_that_does_not_run_is_reported_with_its_last_lines(tmp_path):

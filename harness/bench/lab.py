@@ -216,7 +216,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
             recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), mends=mends
         )
         benching.never_end(self.learner)
-        self._batches = [self._dataset.train[i] for i in range(len(self._dataset.train))]
+        self._batches: list[Any] = [self._dataset.train[i] for i in range(len(self._dataset.train))]
         self.programs = benching.programs(self.learner, self._batches[0], updates=updates)
         self._steps: Steps | None = None
 
@@ -298,7 +298,8 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         benching.generate(self.learner, self._batches[0])
 
     def _evaluate(self, _: None) -> None:
-        evaluation.evaluate(self.recipe, self.generator, [self._dataset.test[0]])
+        batch: Any = self._dataset.test[0]
+        evaluation.evaluate(self.recipe, self.generator, [batch])
 
 
 def size_name(recipe: recipe_lib.Recipe) -> str:

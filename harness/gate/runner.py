@@ -33,7 +33,10 @@ class Plan:
     Attributes:
       arguments: Of every worker: preset, changes, stock or mended.
       timed: Benchmarks of the time tier.
-      rounds: Turns within a pair.
+      rounds: Turns within a pair, at least.
+      most_rounds: Turns within a pair, at most.
+      seconds: What a short benchmark's turns are to fill, in each arm of a
+        pair: on a busy machine it is turns that are noisy, more than processes.
       round_seconds: Least length of a turn; short benchmarks are called more
         often to fill it.
       core: Core to which both arms are pinned; chosen if none.
@@ -44,6 +47,8 @@ class Plan:
     arguments: tuple[str, ...] = ()
     timed: tuple[str, ...] = TIMED
     rounds: int = 9
+    most_rounds: int = 61
+    seconds: float = 2.0
     round_seconds: float = 0.05
     core: int | None = None
     seed: int = 0
@@ -132,7 +137,9 @@ def against(
                 findings += _time_findings(pairs, heads, plan)
                 evidence["time"] = {"core": core, "pairs": [pair.to_dict() for pair in pairs]}
         except ArmFailedError as error:
-            missing = [tier for tier in tiers if not any(each.tier == tier for each in findings)]
+            missing: list[Tier] = [
+                tier for tier in tiers if not any(each.tier == tier for each in findings)
+            ]
             findings += [
                 Finding(tier, "arm that does not run", Verdict.NOT_COMPARABLE, str(error))
                 for tier in missing
@@ -234,7 +241,8 @@ def take_turns(
     found: dict[str, dict[str, list[float]]] = {
         clock: {arm: [] for arm in live} for clock in ("cpu", "wall")
     }
-    for _ in range(plan.rounds):
+    fill = round(plan.seconds / max(longest * calls, 1e-6))
+    for _ in range(max(plan.rounds, min(plan.most_rounds, fill))):
         turn = list(live)
         order.shuffle(turn)
         for arm in turn:

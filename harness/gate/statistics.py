@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
@@ -93,7 +94,7 @@ def detectable(
     def missing(shift: float) -> float:
         return float(stats.nct.sf(critical, freedom, shift)) - power
 
-    shift = optimize.brentq(missing, 0.0, 4 * critical + 10)
+    shift: Any = optimize.brentq(missing, 0.0, 4 * critical + 10)
     return margin + float(shift) * spread / math.sqrt(count)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.core
 import numpy as np
 from tunix.rl import common
 from tunix.rl.ppo import ppo_learner
