@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import pathlib
 import random
 import sys
@@ -125,7 +126,13 @@ def collect(out: pathlib.Path, replicates: int, rounds: int, core: int) -> None:
                     process.wait()
                 seconds = runner.take_turns(live, NAME, plan, order)
                 cpu = live[BASE].head["environment"]["cpu"]
-            line = {"core": core, "first": starts[0], "cpu": cpu, "seconds": seconds}
+            line = {
+                "core": core,
+                "first": starts[0],
+                "cpu": cpu,
+                "load": os.getloadavg()[0],
+                "seconds": seconds,
+            }
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"replicate {number + 1} of {replicates}", file=sys.stderr, flush=True)
@@ -210,10 +217,13 @@ def report(replicates: list[dict[str, Any]]) -> str:
             f"| {'nothing' if kind == 'again' else kind} "
             f"| {_estimate(values)} | {_estimate(wall)} "
             f"| {_share(verdicts[Verdict.FAIL], GATE_RUNS)} | {verdicts[Verdict.INCONCLUSIVE]} "
+            f"| {verdicts[Verdict.PASS]} "
             f"| {_share(pytest_alarms(pairs, 'wall'), len(pairs))} "
             f"| {_share(pytest_alarms(pairs, 'cpu'), len(pairs))} |"
         )
     cpu = replicates[0]["cpu"]
+    loads = [each["load"] for each in replicates if "load" in each]
+    busy = f" (median load {np.median(loads):.0f})" if loads else ""
     rounds = len(replicates[0]["seconds"]["cpu"][BASE])
     reach = statistics.detectable(
         float(np.std(quiet, ddof=1)),
@@ -226,10 +236,10 @@ def report(replicates: list[dict[str, Any]]) -> str:
             "# Is the time tier to be trusted?",
             "",
             f"{len(replicates)} replicates on {cpu['model']}, {cpu['count']} cores shared with "
-            f"other work, {rounds} turns each. A replicate is five fresh processes on one core "
-            f"that take turns in an order drawn each turn: {PASSES} forward passes of the tiny "
-            "policy, the same again, and 5, 10 and 20% more passes: real work, no sleep. Each "
-            "replicate gives one pair of every kind.",
+            f"other work{busy}, {rounds} turns each. A replicate is five fresh processes on one "
+            f"core that take turns in an order drawn each turn: {PASSES} forward passes of the "
+            "tiny policy, the same again, and 5, 10 and 20% more passes: real work, no sleep. "
+            "Each replicate gives one pair of every kind.",
             "",
             f"A gate run looks at {FAMILY} benchmarks at {', '.join(map(str, rules.looks))} pairs. "
             f"{GATE_RUNS} runs are drawn from the replicates without replacement within a "
@@ -239,8 +249,8 @@ def report(replicates: list[dict[str, Any]]) -> str:
             "are, which favours it: its own two runs would not take turns.",
             "",
             "| injected | CPU time, sd of a pair | wall time, sd of a pair | gate says FAIL "
-            "| INCONCLUSIVE | `mean:5%` alarms, wall | `mean:5%` alarms, CPU |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| INCONCLUSIVE | PASS | `mean:5%` alarms, wall | `mean:5%` alarms, CPU |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *rows,
             "",
             f"Shares are of {GATE_RUNS} gate runs and of {len(replicates)} pairs, with Wilson's "

@@ -302,7 +302,12 @@ def check(
 )
 @click.option("--preset", default="tiny", show_default=True, help="Whose shapes are measured.")
 @click.option("--set", "assignments", multiple=True, metavar="A.B=V", help="One field changed.")
-@click.option("--upstream", "mode", type=click.Choice(["mended", "stock"]), default="mended")
+@click.option(
+    "--upstream",
+    "mode",
+    type=click.Choice(["mended", "stock"]),
+    help="Mend Tunix or not [default: stock against another Tunix, else mended].",
+)
 @click.option("--core", type=int, metavar="N", help="Core to which both arms are pinned.")
 @click.option("--rounds", type=click.IntRange(3), default=9, show_default=True)
 @click.option("--dirty", is_flag=True, help="Judge changes that are not committed too.")

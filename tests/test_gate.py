@@ -1,5 +1,6 @@
 """The gate: what it says of figures, times and learning, and that it can be wrong about neither."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -751,6 +752,27 @@ def test_an_arm_that_does_not_run_is_reported_with_its_last_lines(tmp_path):
     assert "ImportError: no such name in this Tunix" in finding.text
     assert "the baseline arm" in finding.text
     assert report.exit_code == 2
+
+
+def test_releases_of_tunix_are_compared_as_installed_and_commits_as_mended(monkeypatch, tmp_path):
+    here = arms.Arm("candidate", "here", tmp_path, sys.executable, None)
+    seen = {}
+
+    def compare(baseline, candidate, plan, *others):
+        seen[baseline.label] = plan.arguments
+        return Report(baseline.label, "", ())
+
+    monkeypatch.setattr(arms, "candidate", lambda root, **options: here)
+    monkeypatch.setattr(
+        arms,
+        "against",
+        lambda name, *_: contextlib.nullcontext(dataclasses.replace(here, label=name)),
+    )
+    monkeypatch.setattr(runner, "against", compare)
+    for name in ("tunix==0.1.6", "main"):
+        command.run(against=name)
+    assert "stock" in seen["tunix==0.1.6"]
+    assert "mended" in seen["main"]
 
 
 def test_an_arm_that_says_nothing_is_given_up(tmp_path):

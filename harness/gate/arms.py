@@ -104,12 +104,12 @@ def against(reference: str, here: Arm, environments: pathlib.Path) -> Iterator[A
       HarnessError: There is no such reference or version, or the environment
         cannot be made.
     """
-    version = re.fullmatch(r"(?:google-)?tunix==([A-Za-z0-9.+!]+)", reference)
+    version = tunix_version(reference)
     pins = freeze(here)
     if version:
-        pins["google-tunix"] = version[1]
+        pins["google-tunix"] = version
         python = environment(pins, environments)
-        label = f"Tunix {version[1]} under {here.label}"
+        label = f"Tunix {version} under {here.label}"
         yield Arm("baseline", label, here.root, python, here.commit)
         return
     if not (here.root / ".git").exists():
@@ -128,6 +128,12 @@ def against(reference: str, here: Arm, environments: pathlib.Path) -> Iterator[A
             yield Arm("baseline", f"{reference} ({commit[:10]})", tree, python, commit)
         finally:
             _git(here.root, "worktree", "remove", "--force", os.fspath(tree))
+
+
+def tunix_version(reference: str) -> str | None:
+    """Gives the version that `tunix==VERSION` names; none for anything else."""
+    found = re.fullmatch(r"(?:google-)?tunix==([A-Za-z0-9.+!]+)", reference)
+    return found[1] if found else None
 
 
 def resolve(root: pathlib.Path, reference: str) -> str:
@@ -297,7 +303,8 @@ def _plain() -> dict[str, str]:
 
 
 def _tail(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
+    # Python underlines the place with marks of their own lines.
+    lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
     return " / ".join(lines[-_LAST_LINES:]) or "(it said nothing)"
 
 

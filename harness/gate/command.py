@@ -20,7 +20,7 @@ def run(
     learning: Sequence[pathlib.Path] = (),
     preset: str = "tiny",
     assignments: Sequence[str] = (),
-    mode: str = "mended",
+    mode: str | None = None,
     core: int | None = None,
     rounds: int = 9,
     dirty: bool = False,
@@ -43,7 +43,8 @@ def run(
       learning: Folders of runs.
       preset: Whose shapes are measured.
       assignments: Changes to it, `a.b=value`.
-      mode: `mended` or `stock`.
+      mode: `mended` or `stock`; if none, stock where two releases of Tunix are
+        compared, since mends are made for one, and mended elsewhere.
       core: Where both arms are pinned.
       rounds: Turns within a pair of processes.
       dirty: Whether changes that are not committed may be judged.
@@ -69,6 +70,7 @@ def run(
     folder = baselines or ROOT / "baselines"
     if learning:
         return _learning(learning, folder, update_baseline, reason)
+    mode = mode or ("stock" if against and arms.tunix_version(against) else "mended")
     plan = runner.Plan(
         arguments=(
             *("--preset", preset, "--upstream", mode),

@@ -171,7 +171,7 @@ def measure_time(
     order = random.Random(plan.seed)
     pairs: list[timing.Pair] = []
     heads: dict[str, dict[str, Any]] = {}
-    looks: tuple[int, ...] = (1,)
+    looks = (plan.rules or timing.Rules()).looks
     while not pairs or len(pairs) < looks[-1]:
         progress(f"pair {len(pairs) + 1} of {looks[0]} to {looks[-1]}")
         sides = [baseline, candidate]
