@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from harness import cli
 from harness.errors import HarnessError
 from harness.gate import (
     Finding,
@@ -531,6 +532,30 @@ def test_two_files_are_compared_and_one_is_held_to_the_baseline(tmp_path):
     assert command.run([plan], baselines=tmp_path).verdict == Verdict.PASS
     other = written(tmp_path, {**PLAN, "versions": {"jax": "0.11.0"}}, "other.json")
     assert command.run([other], baselines=tmp_path).exit_code == 2
+
+
+def test_the_command_writes_what_it_says_and_exits_as_it_answers(tmp_path, capsys):
+    old = written(tmp_path, PLAN, "old.json")
+    worse = json.loads(json.dumps(PLAN))
+    worse["programs"][0]["flops"] = 9
+    new = written(tmp_path, worse, "new.json")
+    given = ["gate", str(old), str(new)]
+    kept = [f"--json={tmp_path / 'said.json'}", f"--markdown={tmp_path / 'said.md'}"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*given, *kept])
+    assert ended.value.code == 1
+    said = json.loads((tmp_path / "said.json").read_text())
+    assert said["schema"] == "tunix-ppo-harness/gate/1"
+    assert said["verdict"] == "FAIL"
+    assert said["tiers"] == {"exact": "FAIL"}
+    assert (tmp_path / "said.md").read_text() == capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["gate", str(old), str(tmp_path / "none.json")])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
 
 
 # Learning.
