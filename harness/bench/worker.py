@@ -79,8 +79,6 @@ def say(out: TextIO, tree: Mapping[str, Any]) -> None:
 
 def header(recipe: Any) -> dict[str, Any]:
     """Gives what every answer begins with: schema, conditions, recipe, environment."""
-    import importlib.metadata
-
     from harness import recipe as recipe_lib
     from harness.measure import environment
 
@@ -90,9 +88,6 @@ def header(recipe: Any) -> dict[str, Any]:
         "recipe": shaping(recipe_lib.to_dict(recipe)),
         "judged": {"google-tunix": environment.versions(["google-tunix"])["google-tunix"]},
         "environment": environment.fingerprint(),
-        "freeze": {
-            each.metadata["Name"]: each.version for each in importlib.metadata.distributions()
-        },
     }
 
 
