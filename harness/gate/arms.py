@@ -321,7 +321,7 @@ class Process(contextlib.AbstractContextManager["Process"]):
     """A worker of an arm.
 
     Attributes:
-      head: What it said first: conditions, recipe, freeze and, of `exact`, all.
+      head: What it said first: conditions, recipe and, of `exact`, all.
     """
 
     def __init__(
