@@ -12,6 +12,8 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["unit"]
 
 CONSTRAINTS = str(pathlib.Path(__file__).with_name("constraints.txt"))
+# Releases of Tunix that the tests pass on; the ledger says what is wrong in each.
+RELEASES = ("0.1.6", "0.1.7")
 CPU = {"JAX_PLATFORMS": "cpu"}
 # Small programs spend their time in the compiler, not in what it makes faster.
 CONFORMANCE = {
@@ -36,6 +38,20 @@ def install(session: nox.Session, *extras: str) -> None:
 def unit(session: nox.Session) -> None:
     """The tests, on the CPU, on all its cores."""
     install(session, "dev", "report")
+    session.run(
+        *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),
+        *session.posargs,
+        env=CPU,
+    )
+
+
+@nox.session
+@nox.parametrize("tunix", RELEASES)
+def matrix(session: nox.Session, tunix: str) -> None:
+    """The tests on each supported release of Tunix: `nox -s matrix`, or `-s 'matrix(tunix=...)'`."""
+    install(session, "dev", "report")
+    # The rest of the tested set stays; the releases ask for the same of it.
+    session.install("--no-deps", f"google-tunix=={tunix}")
     session.run(
         *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),
         *session.posargs,

@@ -68,7 +68,9 @@ class Report:
     def gone(self) -> list[str]:
         """Ids of mends that this Tunix needs no more."""
         return [
-            each.defect.id for each in self.findings if each.present is False and each.defect.mend
+            each.defect.id
+            for each in self.findings
+            if each.present is False and each.defect.mend and upstream.expected(each.defect.id)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +97,7 @@ class Report:
                     "mended": each.mended,
                     "title": each.defect.title,
                     "where": each.defect.where,
+                    "releases": list(each.defect.releases),
                     "shown_by": list(each.defect.shown_by),
                     "reproduction": each.reproduction and each.reproduction.output,
                 }
@@ -220,7 +223,7 @@ def tolerance_table(lab: Lab) -> str:
             noise = smallest = "a yes or a no"
         else:
             observed = each.observe(lab)
-            known = [name for name in each.defects if name not in lab.mends]
+            known = lab.unmended(each.defects)
             wrong = [each.distance(change(observed), known) for change in each.wrong.values()]
             noise, smallest = (f"{x:.2g}" for x in (each.distance(observed, known), min(wrong)))
         rows.append(
@@ -252,7 +255,9 @@ def explain(name: str) -> str:
         [
             f"# {defect.title}",
             "",
-            f"`{defect.where}` (google-tunix 0.1.7; installed: {upstream.installed_version()})",
+            f"`{defect.where}` of google-tunix {defect.releases[-1]}; "
+            f"in {' and '.join(defect.releases)} of {', '.join(upstream.SUPPORTED)}; "
+            f"installed: {upstream.installed_version()}",
             "",
             defect.effect,
             "",

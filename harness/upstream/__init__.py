@@ -26,10 +26,12 @@ from harness.upstream.ledger import (
     Defect,
     Mode,
     defect,
+    expected,
     installed_version,
     mends,
     present,
     reproduction,
+    standing,
 )
 from harness.upstream.metrics import StepRecorder
 from harness.upstream.trace import Trace, parameters, watch, weights
@@ -48,6 +50,7 @@ __all__ = [
     "TrainExample",
     "defect",
     "divergence",
+    "expected",
     "generate_example",
     "installed_version",
     "log_probs",
@@ -61,6 +64,7 @@ __all__ = [
     "restore_actor",
     "rows_of_values_calls",
     "saved_steps",
+    "standing",
     "total_rewards",
     "train_on",
     "values",
