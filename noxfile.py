@@ -48,7 +48,7 @@ def unit(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("tunix", RELEASES)
 def matrix(session: nox.Session, tunix: str) -> None:
-    """The tests on each supported release of Tunix: `nox -s matrix`, or `-s 'matrix(tunix=...)'`."""
+    """The tests on each supported release of Tunix, or on one: -s "matrix(tunix='0.1.6')"."""
     install(session, "dev", "report")
     # The rest of the tested set stays; the releases ask for the same of it.
     session.install("--no-deps", f"google-tunix=={tunix}")

@@ -224,6 +224,12 @@ def doctor(json_file: pathlib.Path | None, **recipe_options: Any) -> int:
 @click.option("--slow", is_flag=True, help="Look also at properties that take minutes.")
 @click.option("--reproduce", is_flag=True, help="Run each known defect's own script too.")
 @click.option("--explain", metavar="ID", help="Print a property, or a defect with its script.")
+@click.option(
+    "--tolerances",
+    metavar="F.md",
+    type=click.Path(path_type=pathlib.Path),
+    help="Measure noise and the smallest wrong of each tolerance, write the table, do no more.",
+)
 @click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
 def check(
     only: tuple[str, ...],
@@ -231,17 +237,28 @@ def check(
     slow: bool,
     reproduce: bool,
     explain: str | None,
+    tolerances: pathlib.Path | None,
     json_file: pathlib.Path | None,
 ) -> int:
     """Hold the installed Tunix to every property, and name what the ledger knows."""
     _quiet_libraries()
     warnings.simplefilter("ignore")  # upstream's own, at every step
+    if slow:
+        import jax
+
+        # For meshes; said before JAX looks for devices.
+        jax.config.update("jax_num_cpu_devices", 8)
     from harness.checks import conformance
 
     if explain is not None:
         click.echo(conformance.explain(explain))
         return 0
     console = Console()
+    if tolerances is not None:
+        with console.status("measuring tolerances"):
+            files.write_whole(tolerances, conformance.tolerances(mode))
+        console.print(f"written: {escape(str(tolerances))}", soft_wrap=True)
+        return 0
     with console.status("recording a training run") as status:
         report = conformance.check(
             mode,

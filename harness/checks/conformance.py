@@ -204,32 +204,45 @@ def _present(
     return None
 
 
-def tolerance_table(lab: Lab) -> str:
+_TOLERANCES = """# Tolerances
+
+Each property compares what Tunix did with what is right, within a tolerance. For the tolerance
+to mean something, the noise of a right program must lie under it and the effect of a wrong one
+above it. Both are given in tolerances, measured with Tunix {version}, {mode}, on a CPU in float32:
+*noise* is the largest distance that a passing run showed; *smallest wrong* is the smallest
+distance among the wrong observations that the property names (`check --explain ID` lists them),
+each of which the tests feed to it. Under exact comparison the first is 0 and the second infinite.
+`python -m harness check --tolerances docs/tolerances.md` measures them anew.
+
+| property | tolerance | noise | smallest wrong | why |
+| --- | --- | --- | --- | --- |
+"""
+
+
+def tolerances(mode: upstream.Mode = "mended") -> str:
     """Measures how far noise and wrong observations are from each tolerance.
 
     Args:
-      lab: Of mended Tunix.
+      mode: `mended`, or `stock` for Tunix exactly as installed.
 
     Returns:
-      A Markdown table: noise, and the smallest of the wrong observations that
-      the property names, both in tolerances; exact ones have none and infinity.
+      A page of Markdown, with a row for each property.
     """
-    rows = [
-        "| property | tolerance | noise | smallest wrong | why |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for each in checks.PROPERTIES:
-        if each.slow:
-            noise = smallest = "a yes or a no"
-        else:
-            observed = each.observe(lab)
-            known = lab.unmended(each.defects)
-            wrong = [each.distance(change(observed), known) for change in each.wrong.values()]
-            noise, smallest = (f"{x:.2g}" for x in (each.distance(observed, known), min(wrong)))
-        rows.append(
-            f"| `{each.id}` | {each.tolerance} | {noise} | {smallest} | {each.tolerance.why} |"
-        )
-    return "\n".join(rows) + "\n"
+    lab = Lab(mode)
+    try:
+        rows = [_tolerance(each, lab) for each in checks.PROPERTIES]
+    finally:
+        lab.close()
+    return _TOLERANCES.format(version=upstream.installed_version(), mode=mode) + "".join(rows)
+
+
+def _tolerance(each: property_lib.Property, lab: Lab) -> str:
+    noise = smallest = "a yes or a no, in minutes"
+    if not each.slow:
+        observed, known = each.observe(lab), lab.unmended(each.defects)
+        wrong = [each.distance(change(observed), known) for change in each.wrong.values()]
+        noise, smallest = (f"{x:.2g}" for x in (each.distance(observed, known), min(wrong)))
+    return f"| `{each.id}` | {each.tolerance} | {noise} | {smallest} | {each.tolerance.why} |\n"
 
 
 def explain(name: str) -> str:

@@ -168,10 +168,16 @@ class Lab:
         """A folder of the lab's own."""
         return pathlib.Path(self._folder.name)
 
-    def build(self, *, directory: pathlib.Path | None = None, log_probs: bool = False) -> Pieces:
+    def build(
+        self,
+        *assignments: str,
+        directory: pathlib.Path | None = None,
+        log_probs: bool = False,
+    ) -> Pieces:
         """Makes a learner.
 
         Args:
+          *assignments: Changes to the recipe.
           directory: Where checkpoints go, if anywhere; one that holds
             checkpoints is resumed from.
           log_probs: Whether the sampler tells its log-probs.
@@ -179,7 +185,7 @@ class Lab:
         Returns:
           The pieces; the lab releases the learner.
         """
-        recipe = self.recipe
+        recipe = recipe_lib.replace(self.recipe, *assignments)
         mesh = models.make_mesh(recipe.sharding)
         tokenizer = tokenizer_lib.load(recipe)
         policy = pipeline.make_policy(recipe, mesh)

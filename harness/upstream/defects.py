@@ -475,6 +475,7 @@ DEFECTS: tuple[Defect, ...] = (
         title="With packing, one optimizer step spans several batches.",
         where="tunix/sft/peft_trainer.py:724",
         effect="Fewer updates, on data of older policies.",
+        releases=("0.1.7",),
     ),
     Defect(
         id="entropy-of-excluded-tokens-nan",

@@ -12,6 +12,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from tunix.rl import common, reward_manager, rl_cluster
 from tunix.rl.ppo import ppo_learner
 
@@ -289,6 +290,14 @@ def _format_rate(
 def log_probs(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> np.ndarray:
     """Computes the policy's log-probs [B, T] as a training step does."""
     return np.asarray(cluster.get_old_per_token_logps(jnp.array(prompts), jnp.array(completions)))
+
+
+def log_probs_of(model: nnx.Module, prompts: Any, completions: Any) -> np.ndarray:
+    """Computes a model's log-probs [B, T] of completions, at temperature 1; 0 is the pad."""
+    found = common.compute_per_token_logps(
+        *nnx.split(model), jnp.array(prompts), jnp.array(completions), pad_id=0, eos_id=1
+    )
+    return np.asarray(found)
 
 
 def values(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> np.ndarray:
