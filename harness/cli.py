@@ -300,6 +300,67 @@ def check(
     return 0 if report.ok else 1
 
 
+@cli.command()
+@_recipe_options
+@click.option("--chip", default="v6e-1", show_default=True, help="Slice that is planned for.")
+@click.option("--program", "names", multiple=True, metavar="NAME", help="One; may be repeated.")
+@click.option(
+    "--micro-batch",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Sequences in one call instead of the recipe's; may be repeated.",
+)
+@click.option("--sweep", is_flag=True, help="Find the walls and better sizes; takes long.")
+@click.option(
+    "--upstream",
+    "mode",
+    type=click.Choice(["mended", "stock"]),
+    default="mended",
+    show_default=True,
+    help="Plan for Tunix as `run` mends it, or as it is.",
+)
+@click.option("--workers", type=click.IntRange(1, 8), help="Compilers side by side.")
+@click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
+def plan(
+    chip: str,
+    names: tuple[str, ...],
+    sizes: tuple[int, ...],
+    sweep: bool,
+    mode: Any,
+    workers: int | None,
+    json_file: pathlib.Path | None,
+    **recipe_options: Any,
+) -> int:
+    """Compile the recipe for a TPU that is not here: HBM, walls, bounds of time."""
+    # Nothing runs here: a TPU that happens to be in this machine is left alone.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    recipe = _load_recipe(**recipe_options)
+    _quiet_libraries()
+    from harness.plan import chips, compiler, planning, shapes, store, table
+
+    place = chips.find(chip)
+    shapes.check(names)
+    chips.check_mesh(place, recipe.sharding)
+    console = Console()
+    said = Console(stderr=True)
+    with (
+        compiler.Compiler(
+            place,
+            store.Store(),
+            workers=workers,
+            progress=lambda text: said.print(escape(text), style="dim"),
+        ) as compiling,
+    ):
+        planner = planning.Planner(recipe, mode, compiling)
+        found = planning.make(planner, names=names, sizes=sizes, sweep=sweep)
+    if json_file is not None:
+        _write_json(json_file, found)
+    console.print(table.render(found))
+    return 0 if found["fits"] else 1
+
+
 @cli.command("recipe")
 @_recipe_options
 def show_recipe(**recipe_options: Any) -> None:
