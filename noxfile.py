@@ -91,6 +91,30 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session
+def plan(session: nox.Session) -> None:
+    """The reference plan made again and held to the committed one; `--update` rewrites it."""
+    install(session, "tpu-compiler")
+    committed = "plans/gemma3-1b.v6e-1.json"
+    made = os.path.join(session.create_tmp(), "plan.json")
+    arguments = [each for each in session.posargs if each != "--update"]
+    update = len(arguments) < len(session.posargs)
+    if update and "--sweep" not in arguments:
+        arguments.append("--sweep")  # the committed plan has the walls
+    session.run(
+        *("python", "-m", "harness", "plan", "--preset", "gemma3-1b", "--chip", "v6e-1"),
+        *("--json", made),
+        *arguments,
+        env=CPU,
+        success_codes=[0, 1],  # whether it fits is not the question here
+    )
+    compare = ("python", "-m", "harness.plan.regression", committed, made)
+    session.run(*compare, *(["--update"] if update else []), env=CPU)
+    if update:
+        picture = "docs/gemma3-1b.v6e-1.svg"
+        session.run("python", "-m", "harness.plan.picture", committed, picture, env=CPU)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""
     install(session, "dev", "report")

@@ -123,6 +123,7 @@ def test_the_oracle_rests_on_numpy_alone():
         ("harness.evaluation", ("harness.pipeline", "harness.checks", "harness.cli")),
         ("harness.pipeline", ("harness.checks", "harness.cli")),
         ("harness.checks", ("harness.cli", "harness.pytest_plugin")),
+        ("harness.plan", ("harness.cli", "harness.pytest_plugin", "harness.checks")),
     ],
 )
 def test_arrows_between_rooms_point_one_way(room, closed):

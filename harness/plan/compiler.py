@@ -116,6 +116,11 @@ class Compiler:
         finally:
             self._free.put(process)
         self._kept.put(job, answer)
+        if answer.get("compile_seconds"):
+            self._progress(
+                f"{'refused' if answer['refused'] else 'compiled'} {job.program} for {job.rows} "
+                f"sequence(s) in {answer['compile_seconds']:.0f} s"
+            )
         with self._lock:
             self.host_bytes = max(self.host_bytes, answer.get("host_bytes", 0))
         return answer, False

@@ -16,13 +16,14 @@ GIB = 2**30
 _WIDTH, _LEFT, _RIGHT, _TOP = 860, 130, 40, 58
 _BAR, _GAP = 30, 16
 # Kinds of memory in the order of the stack, each with its colour (Okabe and Ito).
+# A part is of the first kind whose beginnings its name has.
 _KINDS = (
     ("actor, frozen base", "#0072B2", ("actor base",)),
     ("actor, LoRA and its optimizer", "#56B4E9", ("actor ",)),
-    ("critic", "#009E73", ("critic",)),
-    ("critic, moments and accumulator", "#8FD3BD", ("critic ",)),
+    ("critic, its optimizer", "#8FD3BD", ("critic ",)),
+    ("critic, weights", "#009E73", ("critic",)),
     ("cache, inputs, batches", "#F0E442", ("key-value", "inputs", "cached")),
-    ("results", "#CC79A7", ("results",)),
+    ("results with room of their own", "#CC79A7", ("results",)),
     ("temporaries", "#D55E00", ("temporaries", "the program")),
     ("code", "#777777", ("code",)),
 )
@@ -55,6 +56,7 @@ def draw(plan: Mapping[str, Any]) -> str:
         x = _LEFT + tick * GIB * scale
         out.append(_line(x, _TOP - 6, x, bottom, "#dddddd"))
         out.append(_text(x, bottom + 16, f"{tick}", anchor="middle", colour="#555555"))
+    labels: list[str] = []
     for place, phase in enumerate(phases):
         y = _TOP + place * (_BAR + _GAP)
         out.append(_text(_LEFT - 8, y + 20, phase["name"], anchor="end"))
@@ -67,9 +69,9 @@ def draw(plan: Mapping[str, Any]) -> str:
             )
             x += width
         said = "refused" if phase["peak_bytes"] is None else f"{phase['peak_bytes'] / GIB:.1f}"
-        out.append(_text(x + 5, y + 20, said, colour="#222222"))
+        labels.append(_text(x + 5, y + 20, said, colour="#222222", halo=True))
     x = _LEFT + limit * scale
-    out.append(_line(x, _TOP - 12, x, bottom, "#B00020", 2))
+    out += [_line(x, _TOP - 12, x, bottom, "#B00020", 2), *labels]
     label = f"limit {limit / GIB:.2f} GiB"
     out.append(_text(x - 4, _TOP - 14, label, anchor="end", colour="#B00020"))
     out.append(_text(_WIDTH - _RIGHT, bottom + 16, "GiB", anchor="end", colour="#555555"))
@@ -104,10 +106,12 @@ def _text(
     colour: str = "#000000",
     size: int = 13,
     weight: str = "normal",
+    halo: bool = False,
 ) -> str:
+    around = ' paint-order="stroke" stroke="#ffffff" stroke-width="4"' if halo else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" '
-        f'font-size="{size}" font-weight="{weight}">{html.escape(said)}</text>'
+        f'font-size="{size}" font-weight="{weight}"{around}>{html.escape(said)}</text>'
     )
 
 

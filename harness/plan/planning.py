@@ -18,12 +18,13 @@ SCHEMA = "tunix-ppo-harness/plan/1"
 MARGIN = 0.05
 # Nobody rolls out more sequences at once on one host.
 _MOST_ROWS = 4096
+# The longest compilations first.
 _WALLS = {
-    "rollout": ("prefill", "decode"),
+    "critic_step": ("critic_step",),
+    "actor_step": ("actor_step",),
     "logps": ("logps",),
     "values": ("values",),
-    "actor_step": ("actor_step",),
-    "critic_step": ("critic_step",),
+    "rollout": ("prefill", "decode"),
 }
 # What each setting sizes.
 _SETTINGS = {
@@ -149,7 +150,6 @@ def make(
     rows.sort(key=lambda row: (chosen.index(row.name), row.rows))
     found = phases(rows, resident, chip.hbm_bytes)
     walls = _walls(planner, resident, chosen) if sweep else []
-    lora = _lora_weights(recipe, resident, planner.place.count)
     return {
         "schema": SCHEMA,
         "chip": planner.place.name,
@@ -163,11 +163,11 @@ def make(
         "versions": store.versions(),
         "recipe": recipe_lib.to_dict(recipe),
         "resident": resident,
-        "programs": [program_to_dict(row, planner, lora) for row in rows],
+        "programs": [program_to_dict(row, planner) for row in rows],
         "phases": [phase_to_dict(phase, chip.hbm_bytes) for phase in found],
         "walls": walls,
-        "roofline": bounds(recipe, planner.place, planner.mends, lora),
-        "recommendation": recommend(planner, resident, lora, sweep),
+        "roofline": bounds(recipe, planner.place, planner.mends),
+        "recommendation": recommend(planner, resident, sweep),
         "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},
         "fits": all(phase.fits for phase in found),
     }
@@ -247,11 +247,11 @@ def phase_to_dict(phase: Phase, limit: int) -> dict[str, Any]:
     }
 
 
-def program_to_dict(row: Row, planner: Planner, lora: int) -> dict[str, Any]:
+def program_to_dict(row: Row, planner: Planner) -> dict[str, Any]:
     """Gives a program as plain JSON values; what a refused one lacks is null."""
     figures, place = row.figures, planner.place
     refused = figures.refused
-    least = roofline.work(planner.recipe, row.name, row.rows, lora)
+    least = roofline.work(planner.recipe, row.name, row.rows)
     bound = roofline.bound(least, place.chip, planner.recipe.model.dtype, place.count)
 
     def said(value: float) -> float | None:
@@ -279,36 +279,23 @@ def program_to_dict(row: Row, planner: Planner, lora: int) -> dict[str, Any]:
     }
 
 
-def _lora_weights(
-    recipe: recipe_lib.Recipe, resident: Sequence[Mapping[str, Any]], count: int
-) -> int:
-    """Counts the weights of the LoRA pairs over all chips, by the abstract state."""
-    bytes_ = next(each["bytes"] for each in resident if each["name"] == "actor LoRA")
-    return bytes_ * count // roofline.BYTES[recipe.model.dtype]
-
-
-def bounds(
-    recipe: recipe_lib.Recipe, place: chips.Slice, mends: Sequence[str], lora: int
-) -> dict[str, Any]:
+def bounds(recipe: recipe_lib.Recipe, place: chips.Slice, mends: Sequence[str]) -> dict[str, Any]:
     """Gives lower bounds of the times of a global step, as plain JSON values.
 
     Args:
       recipe: Shapes and sizes.
       place: The chips; others are compared one for one.
       mends: Ids of the mends of Tunix.
-      lora: Weights of the LoRA pairs.
 
     Returns:
       `phases` (`name`, `seconds` in a global step, `tokens_per_second`,
       `bound_by`), `seconds_per_global_step`, `seconds`, `dominated_by`, and
       `other_chips`.
     """
-    found = _step_bounds(recipe, place.chip, place.count, mends, lora)
+    found = _step_bounds(recipe, place.chip, place.count, mends)
     total = sum(each["seconds"] for each in found)
     others = {
-        chip.name: sum(
-            each["seconds"] for each in _step_bounds(recipe, chip, place.count, mends, lora)
-        )
+        chip.name: sum(each["seconds"] for each in _step_bounds(recipe, chip, place.count, mends))
         for chip in (chips.V5E, chips.V6E, chips.V5P, *chips.BOUNDS_ONLY)
     }
     return {
@@ -326,7 +313,7 @@ def bounds(
 
 
 def _step_bounds(
-    recipe: recipe_lib.Recipe, chip: chips.Chip, count: int, mends: Sequence[str], lora: int
+    recipe: recipe_lib.Recipe, chip: chips.Chip, count: int, mends: Sequence[str]
 ) -> list[dict[str, Any]]:
     found = []
     for name, members in shapes.PHASES.items():
@@ -336,7 +323,7 @@ def _step_bounds(
         times = {}
         for member in here:
             rows = shapes.rows(recipe, member, mends)
-            work = roofline.work(recipe, member, rows, lora)
+            work = roofline.work(recipe, member, rows)
             bound = roofline.bound(work, chip, recipe.model.dtype, count)
             times[member] = (bound.seconds * roofline.calls(recipe, member, rows), bound.limit)
         seconds = sum(each for each, _ in times.values())
@@ -421,14 +408,13 @@ def _wall(
 
 
 def recommend(
-    planner: Planner, resident: Sequence[Mapping[str, Any]], lora: int, sweep: bool
+    planner: Planner, resident: Sequence[Mapping[str, Any]], sweep: bool
 ) -> dict[str, Any]:
     """Chooses sizes that fit with a margin and have the best bound.
 
     Args:
       planner: The recipe and the compiler.
       resident: What lives on a chip.
-      lora: Weights of the LoRA pairs.
       sweep: Whether to ask the compiler; if not, only the bounds of larger
         sizes are given.
 
@@ -450,9 +436,7 @@ def recommend(
             for size in range(step, largest + 1, step)
             if recipe.batching.mini_batch % size == 0 and recipe.batching.batch % size == 0
         ]
-        times = {
-            size: _seconds(planner, members, size, lora) for size in {*sizes, min(own, largest)}
-        }
+        times = {size: _seconds(planner, members, size) for size in {*sizes, min(own, largest)}}
         fitting = {own}
         if sweep:
             fitting = _fitting(planner, resident, setting, members, sizes)
@@ -477,10 +461,7 @@ def recommend(
             assignments.append(f"batching.{setting}={choice}")
     better = recipe_lib.replace(recipe, *assignments) if assignments else recipe
     total = [
-        sum(
-            each["seconds"]
-            for each in _step_bounds(one, place.chip, place.count, planner.mends, lora)
-        )
+        sum(each["seconds"] for each in _step_bounds(one, place.chip, place.count, planner.mends))
         for one in (recipe, better)
     ]
     return {
@@ -496,16 +477,16 @@ def recommend(
             "recommended": total[1] if sweep else None,
         },
         "changes_the_algorithm": _changes(planner.mends),
-        "what_else": _what_else(planner, better, lora, sweep),
+        "what_else": _what_else(planner, better, sweep),
     }
 
 
-def _seconds(planner: Planner, members: Sequence[str], rows: int, lora: int) -> float:
+def _seconds(planner: Planner, members: Sequence[str], rows: int) -> float:
     """The bound of programs in one global step, at a size."""
     recipe, place = planner.recipe, planner.place
     return sum(
         roofline.bound(
-            roofline.work(recipe, member, rows, lora), place.chip, recipe.model.dtype, place.count
+            roofline.work(recipe, member, rows), place.chip, recipe.model.dtype, place.count
         ).seconds
         * roofline.calls(recipe, member, rows)
         for member in members
@@ -578,15 +559,13 @@ _ELSE = (
 )
 
 
-def _what_else(
-    planner: Planner, better: recipe_lib.Recipe, lora: int, sweep: bool
-) -> list[dict[str, Any]]:
+def _what_else(planner: Planner, better: recipe_lib.Recipe, sweep: bool) -> list[dict[str, Any]]:
     """Tells what other changes would give: bounds, and with a sweep the critic step's HBM."""
     place = planner.place
     half = better.rollout.max_prompt_length // 2
     words = {"half": half, "cache": better.rollout.cache_size - better.rollout.max_prompt_length}
     words["cache"] += half
-    before = _total(better, place, planner.mends, lora)
+    before = _total(better, place, planner.mends)
     found = []
     for name, templates, changes in _ELSE:
         assignments = [template.format(**words) for template in templates]
@@ -598,7 +577,7 @@ def _what_else(
             "change": name,
             "assignments": assignments,
             "changes": changes,
-            "seconds_per_global_step": _total(other, place, planner.mends, lora, again),
+            "seconds_per_global_step": _total(other, place, planner.mends, again),
             "from_seconds_per_global_step": before,
             "critic_step_bytes": None,
             "from_critic_step_bytes": None,
@@ -612,7 +591,7 @@ def _what_else(
         found.append(entry)
     if "<end_of_turn>" not in better.rollout.end_tokens:
         rows = shapes.rows(better, "decode", planner.mends)
-        work = roofline.work(better, "decode", rows, lora)
+        work = roofline.work(better, "decode", rows)
         bound = roofline.bound(work, place.chip, better.model.dtype, place.count)
         per_token = bound.seconds / better.rollout.max_new_tokens
         found.append(
@@ -638,13 +617,12 @@ def _total(
     recipe: recipe_lib.Recipe,
     place: chips.Slice,
     mends: Sequence[str],
-    lora: int,
     forward_twice: float = 1.0,
 ) -> float:
     """Seconds of a global step; gradients that compute the forward pass again take longer."""
     return sum(
         each["seconds"] * (forward_twice if each["name"].endswith("step") else 1.0)
-        for each in _step_bounds(recipe, place.chip, place.count, mends, lora)
+        for each in _step_bounds(recipe, place.chip, place.count, mends)
     )
 
 

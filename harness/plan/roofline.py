@@ -12,6 +12,7 @@ decoding; for programs without loops the tests hold these formulas to XLA's.
 
 import dataclasses
 import math
+import re
 
 from harness import accounting
 from harness import recipe as recipe_lib
@@ -62,6 +63,27 @@ def layer_weights(model: recipe_lib.Model) -> int:
     return attention + 3 * model.embed_dim * model.hidden_dim
 
 
+def lora_weights(recipe: recipe_lib.Recipe) -> int:
+    """Weights of the actor's LoRA pairs: rank times inputs plus outputs of each module."""
+    model = recipe.model
+    heads = model.num_heads * model.head_dim
+    modules = {
+        "attn/q_einsum": model.embed_dim + heads,
+        "attn/kv_einsum": model.embed_dim + 2 * model.num_kv_heads * model.head_dim,
+        "attn/attn_vec_einsum": heads + model.embed_dim,
+        "mlp/gate_proj": model.embed_dim + model.hidden_dim,
+        "mlp/up_proj": model.embed_dim + model.hidden_dim,
+        "mlp/down_proj": model.hidden_dim + model.embed_dim,
+    }
+    chosen = re.compile(recipe.lora.modules)
+    return recipe.lora.rank * sum(
+        width
+        for layer in range(model.num_layers)
+        for name, width in modules.items()
+        if chosen.fullmatch(f"layers/{layer}/{name}")
+    )
+
+
 def attention_flops(model: recipe_lib.Model, queries: int, keys: int) -> int:
     """Operations of scores and weighted sums of all layers, for one sequence.
 
@@ -71,7 +93,7 @@ def attention_flops(model: recipe_lib.Model, queries: int, keys: int) -> int:
     return 4 * model.num_layers * queries * keys * model.num_heads * model.head_dim
 
 
-def work(recipe: recipe_lib.Recipe, program: str, rows: int, lora_weights: int) -> Work:
+def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
     """Counts what one call of a program has to do.
 
     A product of weights W with a token is 2 W operations. Its backward pass is
@@ -83,7 +105,6 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int, lora_weights: int) 
       program: One of the six, or `reference_logps`. For `decode` a call is all
         `max_new_tokens` steps.
       rows: Sequences in the call.
-      lora_weights: Weights of the actor's LoRA pairs.
 
     Returns:
       Operations and bytes.
@@ -92,11 +113,11 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int, lora_weights: int) 
     prompt, new = rollout.max_prompt_length, rollout.max_new_tokens
     length = prompt + new
     itemsize = BYTES[model.dtype]
-    layers = model.num_layers * layer_weights(model)
+    layers, lora = model.num_layers * layer_weights(model), lora_weights(recipe)
     head = model.vocab_size * model.embed_dim
     norms = model.embed_dim * (4 * model.num_layers + 1) + 2 * model.head_dim * model.num_layers
-    policy = (layers + head + norms + lora_weights) * itemsize
-    per_token = 2 * (layers + lora_weights)
+    policy = (layers + head + norms + lora) * itemsize
+    per_token = 2 * (layers + lora)
     full = attention_flops(model, length, length)
     cache_row = (
         2 * model.num_layers * rollout.cache_size * model.num_kv_heads * model.head_dim * itemsize
@@ -112,7 +133,7 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int, lora_weights: int) 
     if program in ("logps", "reference_logps"):
         reference = program == "reference_logps"
         token = 2 * layers if reference else per_token
-        weights = policy - lora_weights * itemsize if reference else policy
+        weights = policy - lora * itemsize if reference else policy
         return Work(rows * (length * token + full + new * 2 * head), weights + ids + out)
     if program == "values":
         return Work(
@@ -122,10 +143,10 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int, lora_weights: int) 
         )
     if program == "actor_step":
         # The base is frozen: its gradient by the input is needed, by the weights not.
-        token = 4 * layers + 6 * lora_weights
+        token = 4 * layers + 6 * lora
         flops = rows * (length * token + 3 * full + new * 4 * head)
         # LoRA, two moments and the accumulator are read and written.
-        return Work(flops, policy + 7 * lora_weights * itemsize + ids + 5 * out)
+        return Work(flops, policy + 7 * lora * itemsize + ids + 5 * out)
     if program == "critic_step":
         weights = layers + head + norms + model.embed_dim
         flops = rows * (length * 6 * (layers + model.embed_dim) + 3 * full)

@@ -60,9 +60,11 @@ def find(
     low, high = 0, limit // step + 1
     seen = {0: floor}
     guess = start // step
+    judged = 0
     while high - low > 1:
         guess = min(max(guess, low + 1), high - 1)
         verdict = judge(guess * step)
+        judged += 1
         if verdict.bytes is not None:
             seen[guess] = verdict.bytes
         if verdict.fits:
@@ -70,6 +72,9 @@ def find(
         else:
             high = guess
         guess = _guess(seen, low, high, limit // step, capacity)
+        if judged == 1 and verdict.fits:
+            # A refusal is quick and tells the bytes too: look beyond the wall first.
+            guess *= 2
     return Wall(low * step, None if high > limit // step else high * step)
 
 
