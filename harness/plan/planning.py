@@ -214,9 +214,10 @@ def _phase(name: str, row: Row, resident: Sequence[Mapping[str, Any]], limit: in
         given = upstream_programs.arguments_of(row.name)  # type: ignore[arg-type]
         rest = figures.argument_bytes - sum(parts[each] for each in given)
         if name == "rollout":
-            # The sampler's state is made for the call, of the size of the call.
+            # The sampler's state is made for the call, and all of it grows with the rows.
+            state = [each["bytes"] for each in resident if each.get("phase") == "rollout"]
             cache = next(each for each in resident if each["name"] == "key-value cache")
-            parts["key-value cache"] = min(cache["bytes"], rest)
+            parts["key-value cache"] = rest * cache["bytes"] // sum(state)
             rest -= parts["key-value cache"]
         parts["inputs, and padding of arguments"] = rest
         parts["results"] = figures.output_bytes - figures.alias_bytes

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 from harness.plan import chips, store
 
 GIB = 2**30
-_HBM = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+_HBM = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def surroundings(place: chips.Slice) -> dict[str, str]:
