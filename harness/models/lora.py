@@ -58,12 +58,13 @@ def abstract_lora(base: gemma3.Gemma3, lora: recipe_lib.Lora) -> gemma3.Gemma3:
       The adapted model, with `jax.ShapeDtypeStruct`s in place of weights.
     """
     provider = qwix.LoraProvider(module_path=lora.modules, rank=lora.rank, alpha=lora.alpha)
-    return nnx.eval_shape(
+    adapted: Any = nnx.eval_shape(
         lambda module: qwix.apply_lora_to_model(
             module, provider, **module.get_model_input(), rngs=nnx.Rngs(params=0)
         ),
         base,
     )
+    return adapted
 
 
 def lora_state(model: nnx.Module) -> nnx.State:

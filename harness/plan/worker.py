@@ -66,7 +66,7 @@ class Worker:
 
         self._place = place
         description = topologies.get_topology_desc(
-            place.topology, platform="tpu", chips_per_host_bounds=place.bounds
+            str(place.topology), platform="tpu", chips_per_host_bounds=place.bounds
         )
         self._devices = np.asarray(description.devices)
         self._jax = jax

@@ -212,7 +212,8 @@ def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.Tra
         "old_values": figures,
     }
     if "micro-batch-token-mean" in getattr(learner, "_mends", ()):
-        return learner_lib.WeighedExample(**fields, share=of((rows,), jnp.float32))
+        fields["share"] = of((rows,), jnp.float32)
+        return learner_lib.WeighedExample(**fields)
     return ppo_learner.TrainExample(**fields)
 
 
