@@ -12,6 +12,8 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["unit"]
 
 CONSTRAINTS = str(pathlib.Path(__file__).with_name("constraints.txt"))
+# Releases of Tunix that the tests pass on; the ledger says what is wrong in each.
+RELEASES = ("0.1.6", "0.1.7")
 CPU = {"JAX_PLATFORMS": "cpu"}
 # Small programs spend their time in the compiler, not in what it makes faster.
 CONFORMANCE = {
@@ -36,6 +38,20 @@ def install(session: nox.Session, *extras: str) -> None:
 def unit(session: nox.Session) -> None:
     """The tests, on the CPU, on all its cores."""
     install(session, "dev", "report")
+    session.run(
+        *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),
+        *session.posargs,
+        env=CPU,
+    )
+
+
+@nox.session
+@nox.parametrize("tunix", RELEASES)
+def matrix(session: nox.Session, tunix: str) -> None:
+    """The tests on each supported release of Tunix, or on one: -s "matrix(tunix='0.1.6')"."""
+    install(session, "dev", "report")
+    # The rest of the tested set stays; the releases ask for the same of it.
+    session.install("--no-deps", f"google-tunix=={tunix}")
     session.run(
         *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),
         *session.posargs,
@@ -101,6 +117,30 @@ def gate_study(session: nox.Session) -> None:
     env = {**CPU, "PYTHONPATH": os.fspath(pathlib.Path(__file__).parent)}
     session.run(*study, "collect", "--out", os.fspath(out), *session.posargs, env=env)
     session.run(*study, "report", os.fspath(out), "--markdown", "docs/gate_study.md", env=env)
+
+
+@nox.session
+def plan(session: nox.Session) -> None:
+    """The reference plan made again and held to the committed one; `--update` rewrites it."""
+    install(session, "tpu-compiler")
+    committed = "plans/gemma3-1b.v6e-1.json"
+    made = os.path.join(session.create_tmp(), "plan.json")
+    arguments = [each for each in session.posargs if each != "--update"]
+    update = len(arguments) < len(session.posargs)
+    if update and "--sweep" not in arguments:
+        arguments.append("--sweep")  # the committed plan has the walls
+    session.run(
+        *("python", "-m", "harness", "plan", "--preset", "gemma3-1b", "--chip", "v6e-1"),
+        *("--json", made),
+        *arguments,
+        env=CPU,
+        success_codes=[0, 1],  # whether it fits is not the question here
+    )
+    compare = ("python", "-m", "harness.plan.regression", committed, made)
+    session.run(*compare, *(["--update"] if update else []), env=CPU)
+    if update:
+        picture = "docs/gemma3-1b.v6e-1.svg"
+        session.run("python", "-m", "harness.plan.picture", committed, picture, env=CPU)
 
 
 @nox.session

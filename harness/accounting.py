@@ -1,7 +1,7 @@
 """What a recipe will do, by arithmetic alone, and what in it will surprise.
 
-Nothing is built or run. The figures follow the loop of Tunix 0.1.7, and the
-tests hold them against what a real run then did.
+Nothing is built or run. The figures follow the loop of Tunix 0.1.7, or the one
+before it where told so, and the tests hold them against what a real run then did.
 """
 
 import dataclasses
@@ -158,31 +158,42 @@ def learning_rate(recipe: recipe_lib.Recipe, peak: float, step: int) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def checkpoint_steps(recipe: recipe_lib.Recipe) -> tuple[int, ...]:
+def optimizer_steps(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> int:
+    """Optimizer steps that are made; without overshooting, `max_steps` at most.
+
+    `overshoots` is as for `account`.
+    """
+    steps = global_steps(recipe) * optimizer_steps_per_batch(recipe)
+    return steps if overshoots else min(steps, max_steps(recipe))
+
+
+def checkpoint_steps(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> tuple[int, ...]:
     """Optimizer steps that are saved: the first, every interval, and the last."""
-    last = global_steps(recipe) * optimizer_steps_per_batch(recipe)
+    last = optimizer_steps(recipe, overshoots=overshoots)
     interval = recipe.checkpoints.save_interval_steps
     return tuple(sorted({1, *range(interval, last + 1, interval), last}))
 
 
-def account(recipe: recipe_lib.Recipe) -> Account:
+def account(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> Account:
     """Works out what a recipe will do.
 
     Args:
       recipe: The recipe.
+      overshoots: Whether `max_steps` is looked at only when a whole batch is
+        done, as by Tunix 0.1.7, and not within one.
 
     Returns:
       The account.
     """
     batching, rollout, model = recipe.batching, recipe.rollout, recipe.model
     steps = global_steps(recipe)
-    optimizer_steps = steps * optimizer_steps_per_batch(recipe)
+    updates = optimizer_steps(recipe, overshoots=overshoots)
     rollouts = steps * batching.batch
     groups = whitening_groups(batching)
     per_mini_batch = sum(math.ceil(group / batching.rollout_micro_batch) for group in groups)
     available, tested = _problems(recipe, "train"), _problems(recipe, "test")
     asked = recipe.data.num_test_batches * batching.batch
-    saved = checkpoint_steps(recipe)
+    saved = checkpoint_steps(recipe, overshoots=overshoots)
     return Account(
         problems_available=available,
         problems_used=_problems_seen(recipe),
@@ -195,13 +206,11 @@ def account(recipe: recipe_lib.Recipe) -> Account:
         gradient_accumulation=batching.mini_batch // batching.train_micro_batch,
         optimizer_steps_per_batch=optimizer_steps_per_batch(recipe),
         max_steps=max_steps(recipe),
-        optimizer_steps=optimizer_steps,
+        optimizer_steps=updates,
         checkpoint_steps=saved,
         checkpoints_kept=saved[-recipe.checkpoints.max_to_keep :],
-        actor_learning_rate=_rates(recipe, recipe.optimizers.actor_learning_rate, optimizer_steps),
-        critic_learning_rate=_rates(
-            recipe, recipe.optimizers.critic_learning_rate, optimizer_steps
-        ),
+        actor_learning_rate=_rates(recipe, recipe.optimizers.actor_learning_rate, updates),
+        critic_learning_rate=_rates(recipe, recipe.optimizers.critic_learning_rate, updates),
         prompt_tokens=rollouts * rollout.max_prompt_length,
         completion_tokens_max=rollouts * rollout.max_new_tokens,
         trained_tokens_max=rollouts * rollout.max_new_tokens * recipe.ppo.num_epochs,
@@ -213,7 +222,7 @@ def account(recipe: recipe_lib.Recipe) -> Account:
         * model.num_kv_heads
         * model.head_dim
         * _BYTES[model.dtype],
-        surprises=_surprises(recipe),
+        surprises=_surprises(recipe, overshoots),
     )
 
 
@@ -237,11 +246,11 @@ def _rates(recipe: recipe_lib.Recipe, peak: float, steps: int) -> LearningRates:
     return LearningRates(first=rates[0], peak=max(rates), last=rates[-1])
 
 
-def _surprises(recipe: recipe_lib.Recipe) -> tuple[Surprise, ...]:
+def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, ...]:
     batching, rollout, ppo = recipe.batching, recipe.rollout, recipe.ppo
     batches, steps, limit = _batches(recipe), global_steps(recipe), max_steps(recipe)
     per_batch = optimizer_steps_per_batch(recipe)
-    last = steps * per_batch
+    last = optimizer_steps(recipe, overshoots=overshoots)
     mini_batches = batching.batch // batching.mini_batch
     available = _problems(recipe, "train")
     seen = _problems_seen(recipe)
@@ -261,7 +270,7 @@ def _surprises(recipe: recipe_lib.Recipe) -> tuple[Surprise, ...]:
             f"at only after a whole batch of {per_batch}.",
         ),
         (
-            limit not in checkpoint_steps(recipe),
+            limit not in checkpoint_steps(recipe, overshoots=overshoots),
             "no-checkpoint-at-max-steps",
             f"No checkpoint of step {limit} (max_steps) will exist; the last is of step {last}.",
         ),

@@ -224,6 +224,12 @@ def doctor(json_file: pathlib.Path | None, **recipe_options: Any) -> int:
 @click.option("--slow", is_flag=True, help="Look also at properties that take minutes.")
 @click.option("--reproduce", is_flag=True, help="Run each known defect's own script too.")
 @click.option("--explain", metavar="ID", help="Print a property, or a defect with its script.")
+@click.option(
+    "--tolerances",
+    metavar="F.md",
+    type=click.Path(path_type=pathlib.Path),
+    help="Measure noise and the smallest wrong of each tolerance, write the table, do no more.",
+)
 @click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
 def check(
     only: tuple[str, ...],
@@ -231,17 +237,28 @@ def check(
     slow: bool,
     reproduce: bool,
     explain: str | None,
+    tolerances: pathlib.Path | None,
     json_file: pathlib.Path | None,
 ) -> int:
     """Hold the installed Tunix to every property, and name what the ledger knows."""
     _quiet_libraries()
     warnings.simplefilter("ignore")  # upstream's own, at every step
+    if slow:
+        import jax
+
+        # For meshes; said before JAX looks for devices.
+        jax.config.update("jax_num_cpu_devices", 8)
     from harness.checks import conformance
 
     if explain is not None:
         click.echo(conformance.explain(explain))
         return 0
     console = Console()
+    if tolerances is not None:
+        with console.status("measuring tolerances"):
+            write_whole(tolerances, conformance.tolerances(mode))
+        console.print(f"written: {escape(str(tolerances))}", soft_wrap=True)
+        return 0
     with console.status("recording a training run") as status:
         report = conformance.check(
             mode,
@@ -349,6 +366,67 @@ def gate(
     if json_file is not None:
         _write_json(json_file, report.to_dict())
     return report.exit_code
+
+
+@cli.command()
+@_recipe_options
+@click.option("--chip", default="v6e-1", show_default=True, help="Slice that is planned for.")
+@click.option("--program", "names", multiple=True, metavar="NAME", help="One; may be repeated.")
+@click.option(
+    "--micro-batch",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Sequences in one call instead of the recipe's; may be repeated.",
+)
+@click.option("--sweep", is_flag=True, help="Find the walls and better sizes; takes long.")
+@click.option(
+    "--upstream",
+    "mode",
+    type=click.Choice(["mended", "stock"]),
+    default="mended",
+    show_default=True,
+    help="Plan for Tunix as `run` mends it, or as it is.",
+)
+@click.option("--workers", type=click.IntRange(1, 8), help="Compilers side by side.")
+@click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
+def plan(
+    chip: str,
+    names: tuple[str, ...],
+    sizes: tuple[int, ...],
+    sweep: bool,
+    mode: Any,
+    workers: int | None,
+    json_file: pathlib.Path | None,
+    **recipe_options: Any,
+) -> int:
+    """Compile the recipe for a TPU that is not here: HBM, walls, bounds of time."""
+    # Nothing runs here: a TPU that happens to be in this machine is left alone.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    recipe = _load_recipe(**recipe_options)
+    _quiet_libraries()
+    from harness.plan import chips, compiler, planning, shapes, store, table
+
+    place = chips.find(chip)
+    shapes.check(names)
+    chips.check_mesh(place, recipe.sharding)
+    console = Console()
+    said = Console(stderr=True)
+    with (
+        compiler.Compiler(
+            place,
+            store.Store(),
+            workers=workers,
+            progress=lambda text: said.print(escape(text), style="dim"),
+        ) as compiling,
+    ):
+        planner = planning.Planner(recipe, mode, compiling)
+        found = planning.make(planner, names=names, sizes=sizes, sweep=sweep)
+    if json_file is not None:
+        _write_json(json_file, found)
+    console.print(table.render(found))
+    return 0 if found["fits"] else 1
 
 
 @cli.command("recipe")

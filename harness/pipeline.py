@@ -179,7 +179,7 @@ def run(
         result = Result(
             recipe=recipe,
             environment=environment.fingerprint(),
-            account=accounting.account(recipe),
+            account=accounting.account(recipe, overshoots=upstream.standing("max-steps-overshoot")),
             mode=mode,
             mends=mends,
             problems=dict(dataset.problems),

@@ -400,7 +400,7 @@ class Upstream:
 
     def run(self, model: nnx.Module) -> np.ndarray:
         """Gives what upstream's module gives, on the inputs that its trainer would make."""
-        ids, positions, mask, _ = common.process_ids(
+        ids, positions, mask, *_ = common.process_ids(
             jnp.asarray(self.prompts), jnp.asarray(self.completions), pad_id=0, eos_id=1
         )
         out = nnx.jit(lambda module: module(ids, positions, None, mask))(model)

@@ -131,6 +131,7 @@ def test_the_oracle_rests_on_numpy_alone():
         ("harness.pipeline", ("harness.checks", "harness.cli")),
         ("harness.checks", ("harness.cli", "harness.pytest_plugin")),
         ("harness.bench", ("harness.checks", "harness.gate", "harness.cli")),
+        ("harness.plan", ("harness.cli", "harness.pytest_plugin", "harness.checks")),
     ],
 )
 def test_arrows_between_rooms_point_one_way(room, closed):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tunix
 from tunix.generate import sampler as sampler_lib
-from tunix.rl import algo_core, common, rl_cluster, rl_learner
+from tunix.rl import common, rl_cluster, rl_learner
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import vanilla_rollout
 from tunix.sft import peft_trainer
@@ -19,7 +19,7 @@ from harness import recipe as recipe_lib
 from harness.checks.lab import Lab
 from harness.errors import HarnessError
 from harness.upstream import learner as learner_lib
-from harness.upstream import ledger, probes, rebind
+from harness.upstream import ledger, probes, rebind, versions
 from harness.upstream import rollout as rollout_lib
 
 PROBED = {defect.id: defect.probe for defect in upstream.DEFECTS if defect.probe}
@@ -29,12 +29,23 @@ def test_the_supported_releases_are_those_that_pip_may_install():
     assert ledger.installed_version() in upstream.SUPPORTED
 
 
-def test_every_defect_is_found_in_this_release_and_named_in_the_ledgers_order():
-    if upstream.installed_version() != "0.1.7":
-        pytest.skip("which defects a release has is told by the ledger of 0.1.7 alone")
-    assert upstream.present() == tuple(PROBED)
-    assert upstream.mends("mended") == tuple(PROBED)
+def test_the_defects_of_this_release_are_found_and_named_in_the_ledgers_order():
+    version = upstream.installed_version()
+    had = tuple(each.id for each in upstream.DEFECTS if each.probe and version in each.releases)
+    assert upstream.present() == had
+    assert upstream.mends("mended") == had
     assert upstream.mends("stock") == ()
+
+
+def test_a_defect_without_a_probe_stands_in_the_releases_that_the_ledger_names(monkeypatch):
+    monkeypatch.setattr(ledger, "installed_version", lambda: "0.1.6")
+    assert upstream.standing("lengths-compile")
+    monkeypatch.setattr(ledger, "installed_version", lambda: "0.1.7")
+    assert not upstream.standing("lengths-compile")
+    # A release that is newer than the ledger is taken for the newest that it knows.
+    monkeypatch.setattr(ledger, "installed_version", lambda: "9.0")
+    assert not upstream.standing("lengths-compile")
+    assert upstream.standing("mini-batch-off-policy")
 
 
 def test_ledger_entries_say_all_that_a_reader_needs():
@@ -44,10 +55,12 @@ def test_ledger_entries_say_all_that_a_reader_needs():
         assert defect.where.startswith("tunix/")
 
 
-@pytest.mark.parametrize("defect", upstream.DEFECTS, ids=lambda defect: defect.id)
+@pytest.mark.parametrize(
+    "defect",
+    [each for each in upstream.DEFECTS if each.releases[-1] == upstream.installed_version()],
+    ids=lambda defect: defect.id,
+)
 def test_a_ledger_line_number_points_at_code(defect):
-    if upstream.installed_version() != "0.1.7":
-        pytest.skip("the ledger's lines are those of 0.1.7")
     name, line = defect.where.split(":")
     text = (pathlib.Path(tunix.__file__).parents[1] / name).read_text().splitlines()
     code = text[int(line) - 1].strip()
@@ -92,6 +105,15 @@ def _told_temperature(patch):
     patch(rl_cluster.RLCluster, "get_old_per_token_logps", told)
 
 
+def _told_reference(patch):
+    def told(self, prompts, completions, pad_id, eos_id):
+        return self.inference_worker.get_ref_per_token_logps(
+            prompts, completions, pad_id, eos_id, temperature=0.7
+        )
+
+    patch(rl_cluster.RLCluster, "get_ref_per_token_logps", told)
+
+
 def _cut_values(patch):
     def cut(self, prompts, completions, pad_id, eos_id):
         size = self.cluster_config.training_config.compute_logps_micro_batch_size
@@ -115,7 +137,7 @@ def _token_sum(patch):
     def by_rows(x, mask, axis=None):
         return jnp.sum(jnp.where(mask, x, 0), axis=axis) / len(x)
 
-    patch(algo_core, "masked_mean", by_rows)
+    patch(versions.algorithms, "masked_mean", by_rows)
 
 
 def _shared_position(patch):
@@ -171,15 +193,23 @@ def _counted_pads(patch):
     patch(common, "process_ids", counted)
 
 
+def _trained_pads(patch):
+    # Every token counts for the learner, pads too.
+    every = rebind.Overlay(np, not_equal=lambda x, y: np.ones_like(x, bool))
+    method = ppo_learner.PPOLearner._generate_and_compute_advantage
+    changed = rebind.rebind(method, np=every)
+    patch(ppo_learner.PPOLearner, "_generate_and_compute_advantage", changed)
+
+
 def _safe_mean(patch):
     def safe(x, mask, axis=None):
         return jnp.sum(jnp.where(mask, x, 0), axis=axis) / jnp.sum(mask, axis=axis)
 
-    patch(algo_core, "masked_mean", safe)
+    patch(versions.algorithms, "masked_mean", safe)
 
 
 def _safe_whitening(patch):
-    patch(algo_core, "masked_whiten", lambda x, mask: jnp.zeros_like(x))
+    patch(versions.algorithms, "masked_whiten", lambda x, mask: jnp.zeros_like(x))
 
 
 def _safe_ratio(patch):
@@ -220,6 +250,8 @@ RIGHT = {
     probes.noise_repeats: _fresh_noise,
     probes.seed_is_given_away: _copied_seed,
     probes.log_probs_without_temperature: _told_temperature,
+    probes.reference_at_another_temperature: _told_temperature,
+    probes.reference_without_temperature: _told_reference,
     probes.values_take_all_rows: _cut_values,
     probes.whitened_in_groups: _whole_groups,
     probes.micro_batches_count_alike: _token_sum,
@@ -229,6 +261,7 @@ RIGHT = {
     probes.critic_writes_after_close: _late_close,
     probes.decodes_past_the_limit: _shorter_loop,
     probes.pad_shifts_positions: _counted_pads,
+    probes.pad_is_not_trained: _trained_pads,
     probes.masked_nan_leaks: _safe_mean,
     probes.one_token_is_not_finite: _safe_whitening,
     probes.masked_log_prob_spoils_gradient: _safe_ratio,

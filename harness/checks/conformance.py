@@ -68,7 +68,9 @@ class Report:
     def gone(self) -> list[str]:
         """Ids of mends that this Tunix needs no more."""
         return [
-            each.defect.id for each in self.findings if each.present is False and each.defect.mend
+            each.defect.id
+            for each in self.findings
+            if each.present is False and each.defect.mend and upstream.expected(each.defect.id)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +97,7 @@ class Report:
                     "mended": each.mended,
                     "title": each.defect.title,
                     "where": each.defect.where,
+                    "releases": list(each.defect.releases),
                     "shown_by": list(each.defect.shown_by),
                     "reproduction": each.reproduction and each.reproduction.output,
                 }
@@ -201,32 +204,45 @@ def _present(
     return None
 
 
-def tolerance_table(lab: Lab) -> str:
+_TOLERANCES = """# Tolerances
+
+Each property compares what Tunix did with what is right, within a tolerance. For the tolerance
+to mean something, the noise of a right program must lie under it and the effect of a wrong one
+above it. Both are given in tolerances, measured with Tunix {version}, {mode}, on a CPU in float32:
+*noise* is the largest distance that a passing run showed; *smallest wrong* is the smallest
+distance among the wrong observations that the property names (`check --explain ID` lists them),
+each of which the tests feed to it. Under exact comparison the first is 0 and the second infinite.
+`python -m harness check --tolerances docs/tolerances.md` measures them anew.
+
+| property | tolerance | noise | smallest wrong | why |
+| --- | --- | --- | --- | --- |
+"""
+
+
+def tolerances(mode: upstream.Mode = "mended") -> str:
     """Measures how far noise and wrong observations are from each tolerance.
 
     Args:
-      lab: Of mended Tunix.
+      mode: `mended`, or `stock` for Tunix exactly as installed.
 
     Returns:
-      A Markdown table: noise, and the smallest of the wrong observations that
-      the property names, both in tolerances; exact ones have none and infinity.
+      A page of Markdown, with a row for each property.
     """
-    rows = [
-        "| property | tolerance | noise | smallest wrong | why |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for each in checks.PROPERTIES:
-        if each.slow:
-            noise = smallest = "a yes or a no"
-        else:
-            observed = each.observe(lab)
-            known = [name for name in each.defects if name not in lab.mends]
-            wrong = [each.distance(change(observed), known) for change in each.wrong.values()]
-            noise, smallest = (f"{x:.2g}" for x in (each.distance(observed, known), min(wrong)))
-        rows.append(
-            f"| `{each.id}` | {each.tolerance} | {noise} | {smallest} | {each.tolerance.why} |"
-        )
-    return "\n".join(rows) + "\n"
+    lab = Lab(mode)
+    try:
+        rows = [_tolerance(each, lab) for each in checks.PROPERTIES]
+    finally:
+        lab.close()
+    return _TOLERANCES.format(version=upstream.installed_version(), mode=mode) + "".join(rows)
+
+
+def _tolerance(each: property_lib.Property, lab: Lab) -> str:
+    noise = smallest = "a yes or a no, in minutes"
+    if not each.slow:
+        observed, known = each.observe(lab), lab.unmended(each.defects)
+        wrong = [each.distance(change(observed), known) for change in each.wrong.values()]
+        noise, smallest = (f"{x:.2g}" for x in (each.distance(observed, known), min(wrong)))
+    return f"| `{each.id}` | {each.tolerance} | {noise} | {smallest} | {each.tolerance.why} |\n"
 
 
 def explain(name: str) -> str:
@@ -252,7 +268,9 @@ def explain(name: str) -> str:
         [
             f"# {defect.title}",
             "",
-            f"`{defect.where}` (google-tunix 0.1.7; installed: {upstream.installed_version()})",
+            f"`{defect.where}` of google-tunix {defect.releases[-1]}; "
+            f"in {' and '.join(defect.releases)} of {', '.join(upstream.SUPPORTED)}; "
+            f"installed: {upstream.installed_version()}",
             "",
             defect.effect,
             "",

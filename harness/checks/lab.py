@@ -147,6 +147,17 @@ class Lab:
             upstream.release(learner)
         self._folder.cleanup()
 
+    def unmended(self, names: Sequence[str]) -> list[str]:
+        """Gives those defects that are in this Tunix and that no mend covers here.
+
+        Args:
+          names: Ids in the ledger.
+
+        Returns:
+          Ids, in their order.
+        """
+        return [name for name in names if name not in self.mends and upstream.standing(name)]
+
     @functools.cached_property
     def recipe(self) -> recipe_lib.Recipe:
         """The recipe of the checks."""
@@ -157,10 +168,16 @@ class Lab:
         """A folder of the lab's own."""
         return pathlib.Path(self._folder.name)
 
-    def build(self, *, directory: pathlib.Path | None = None, log_probs: bool = False) -> Pieces:
+    def build(
+        self,
+        *assignments: str,
+        directory: pathlib.Path | None = None,
+        log_probs: bool = False,
+    ) -> Pieces:
         """Makes a learner.
 
         Args:
+          *assignments: Changes to the recipe.
           directory: Where checkpoints go, if anywhere; one that holds
             checkpoints is resumed from.
           log_probs: Whether the sampler tells its log-probs.
@@ -168,7 +185,7 @@ class Lab:
         Returns:
           The pieces; the lab releases the learner.
         """
-        recipe = self.recipe
+        recipe = recipe_lib.replace(self.recipe, *assignments)
         mesh = models.make_mesh(recipe.sharding)
         tokenizer = tokenizer_lib.load(recipe)
         policy = pipeline.make_policy(recipe, mesh)
@@ -315,14 +332,30 @@ class Replay:
         return gemma.merge_lora(plain, pairs, lora.alpha / lora.rank)
 
     def logits(
-        self, weights: Any, prompt_ids: np.ndarray, completion_ids: np.ndarray
+        self,
+        weights: Any,
+        prompt_ids: np.ndarray,
+        completion_ids: np.ndarray,
+        real: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Computes the logits [B, T, V] from which each completion token was drawn."""
+        """Computes the logits [B, T, V] from which each completion token was drawn.
+
+        Args:
+          weights: By path.
+          prompt_ids: [B, P].
+          completion_ids: [B, T].
+          real: [B, P + T] whether a place holds a token; where no pad is, if none.
+
+        Returns:
+          The logits.
+        """
         ids = np.concatenate([prompt_ids, completion_ids], axis=1)
+        if real is None:
+            real = np.asarray(ids != self.pad)
         # Several properties ask for the same pass.
-        key = hash((ids.tobytes(), *(leaf.tobytes() for leaf in weights.values())))
+        key = hash((ids.tobytes(), real.tobytes(), *(leaf.tobytes() for leaf in weights.values())))
         if key not in self._known:
-            self._known[key] = gemma.forward(weights, ids, ids != self.pad, self.shape)
+            self._known[key] = gemma.forward(weights, ids, real, self.shape)
         return self._known[key][:, prompt_ids.shape[1] - 1 : -1]
 
     def log_probs(
@@ -331,10 +364,11 @@ class Replay:
         prompt_ids: np.ndarray,
         completion_ids: np.ndarray,
         temperature: float | None = None,
+        real: np.ndarray | None = None,
     ) -> np.ndarray:
         """Computes log-probs [B, T], at the rollout's temperature unless told another."""
         temperature = self.recipe.rollout.temperature if temperature is None else temperature
-        logits = self.logits(weights, prompt_ids, completion_ids)
+        logits = self.logits(weights, prompt_ids, completion_ids, real)
         return logprob.token_log_probs(logits, completion_ids, temperature)
 
     def values(

@@ -55,14 +55,15 @@ def _observe_reference(lab: Lab) -> Observed:
 
 
 def _compare_reference(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    del known
     replay = observed["replay"]
+    temperature = 1.0 if "reference-without-temperature" in known else None
     for index, (group, got) in enumerate(zip(observed["groups"], observed["got"], strict=True)):
         example = group.example
         want = replay.log_probs(
             replay.policy(group.actor, adapted=False),
             example["prompt_ids"],
             example["completion_ids"],
+            temperature,
         )
         mask = example["completion_mask"]
         yield Comparison(f"reference of group {index}", _real(got, mask), _real(want, mask))
@@ -84,11 +85,13 @@ def _observe_divergence(lab: Lab) -> Observed:
 
 def _compare_divergence(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     replay = observed["replay"]
-    temperature = 1.0 if "reference-temperature" in known else None
+    without = "reference-without-temperature" in known
+    temperature = 1.0 if without or "reference-temperature" in known else None
     for index, (group, got) in enumerate(zip(observed["groups"], observed["got"], strict=True)):
         ids = group.example["prompt_ids"], group.example["completion_ids"]
         policy = replay.log_probs(replay.policy(group.actor), *ids, temperature)
-        reference = replay.log_probs(replay.policy(group.actor, adapted=False), *ids)
+        plain = replay.policy(group.actor, adapted=False)
+        reference = replay.log_probs(plain, *ids, 1.0 if without else None)
         want = kl_lib.kl(policy, reference, observed["method"])
         mask = group.example["completion_mask"]
         yield Comparison(f"divergence of group {index}", _real(got, mask), _real(want, mask))
@@ -104,7 +107,9 @@ def _observe_sampler(lab: Lab) -> Observed:
 
 
 def _compare_sampler(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    del known
+    if "sampler-log-probs-missing" in known:
+        yield Comparison("generations that told log-probs", len(observed["generations"]), 0)
+        return
     replay, longest = observed["replay"], 0
     for index, (each, got) in enumerate(zip(observed["generations"], observed["got"], strict=True)):
         width = each.prompt_ids.shape[1]
@@ -308,6 +313,7 @@ PROPERTIES = (
                 "got": [group.example["old_per_token_logps"] for group in seen["groups"]],
             },
         },
+        defects=("reference-without-temperature",),
     ),
     Property(
         id="divergence",
@@ -323,7 +329,7 @@ PROPERTIES = (
             "negated": wrong.each("got", lambda x: -x),
             "nothing": wrong.each("got", np.zeros_like),
         },
-        defects=("reference-temperature",),
+        defects=("reference-temperature", "reference-without-temperature"),
     ),
     Property(
         id="cached-decode",
@@ -339,6 +345,7 @@ PROPERTIES = (
             "of the token after": wrong.each("got", wrong.late),
             "at temperature 1": wrong.each("got", lambda x: 0.7 * x),
         },
+        defects=("sampler-log-probs-missing",),
     ),
     Property(
         id="old-values",

@@ -160,10 +160,9 @@ def _right_policy(case: Case, temperature: float, terms: Terms) -> Figures:
     slope = loss_lib.policy_loss_gradient(*given)
     own = slope[..., None] * logprob.token_log_probs_gradient(logits, ids, temperature)
     loss = found.loss
-    aux = {
-        "pg_clipfrac": found.clip_fraction,
-        "pg_clipfrac_lower": found.lower_clip_fraction,
-    }
+    aux = {"pg_clipfrac": found.clip_fraction}
+    if terms.second is not None or losses.REPORTS_UNUSED_LOWER_CLIP:
+        aux["pg_clipfrac_lower"] = found.lower_clip_fraction
     if terms.entropy is not None:
         aux["loss/entropy"] = loss_lib.entropy_bonus(logits, mask, temperature)
         loss -= terms.entropy * aux["loss/entropy"]
@@ -186,6 +185,7 @@ def _right_value(case: Case, clip_range: float) -> Figures:
         "vpred_mean": found.mean_value,
         "return_mean": float(advantage_lib.masked_mean(example["returns"], mask)),
     }
+    aux = {name: figure for name, figure in aux.items() if name in losses.VALUE_FIGURES}
     return Figures(found.loss, aux, gradient)
 
 

@@ -139,7 +139,7 @@ def run(each: Property, lab: Lab) -> Outcome:
         said = each.judge(observed)
         if not said:
             return Outcome(each, "pass", [], each.distance(observed))
-        unmended = [name for name in each.defects if name not in lab.mends]
+        unmended = lab.unmended(each.defects)
         if unmended and not each.judge(observed, unmended):
             return Outcome(each, "known-defect", said, each.distance(observed))
         return Outcome(each, "fail", said, each.distance(observed))

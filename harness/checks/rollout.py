@@ -19,6 +19,7 @@ from harness.upstream import sampling
 _LEVEL = 1e-6
 # Under a higher temperature than this the few tokens that are left are nearly
 # alike, and another temperature would not show.
+_PADS_GO_ON = {"pad-mid-sequence", "pad-not-trained"}
 _NARROW = {"temperature": 0.5, "top_k": 6, "top_p": 0.8}
 _FORWARD = Tolerance(
     1e-4,
@@ -66,12 +67,12 @@ def _ids(lab: Lab) -> Observed:
 
 def _cut(row: np.ndarray, observed: Observed, known: Collection[str]) -> np.ndarray:
     """Gives the completion that was drawn, its end included; a drawn pad ends it too."""
-    pad = () if "pad-mid-sequence" in known else (observed["pad"],)
+    pad = () if _PADS_GO_ON & set(known) else (observed["pad"],)
     return rollout_lib.cut_after_end(row, (*observed["ends"], *pad))
 
 
 def _ended(cut: np.ndarray, observed: Observed, known: Collection[str]) -> bool:
-    pad = () if "pad-mid-sequence" in known else (observed["pad"],)
+    pad = () if _PADS_GO_ON & set(known) else (observed["pad"],)
     return bool(np.isin(cut[-1], [*observed["ends"], *pad]))
 
 
@@ -284,7 +285,19 @@ def _case(
     )
 
 
-def _law_ratio(case: _Case) -> float:
+def _chances(case: _Case, known: Collection[str]) -> np.ndarray:
+    """Gives the distribution [L, V] of each place, as known defects leave it."""
+    temperature, top_k, top_p = case.law
+    chances = law_lib.distribution(case.logits, temperature, top_k, top_p)
+    if "nucleus-beside-top-k" not in known:
+        return chances
+    # The nucleus of all tokens, and of it what top_k leaves.
+    nucleus = law_lib.distribution(case.logits, temperature, None, top_p) > 0
+    chances = law_lib.distribution(case.logits, temperature, top_k, None) * nucleus
+    return chances / chances.sum(axis=1, keepdims=True)
+
+
+def _law_ratio(case: _Case, chances: np.ndarray) -> float:
     """Gives Pearson's statistic over its bound, by rank of likelihood.
 
     The draws differ in their laws, so that what is counted is how often one of
@@ -292,7 +305,6 @@ def _law_ratio(case: _Case) -> float:
     of equal chance. Counts of unlike draws scatter less than those of equal
     ones: the bound holds all the more.
     """
-    chances = law_lib.distribution(case.logits, *case.law)
     if not chances[case.at, case.tokens].all():
         return np.inf
     order = np.argsort(-case.logits, axis=1, kind="stable")
@@ -306,7 +318,7 @@ def _law_ratio(case: _Case) -> float:
     return statistic / law_lib.chi_square_bound(degrees, _LEVEL)
 
 
-def _repeats_ratio(case: _Case) -> float:
+def _repeats_ratio(case: _Case, chances: np.ndarray) -> float:
     """Gives how often a token follows itself, less what is expected, over its bound.
 
     Bernstein's inequality bounds a sum of independent events of total variance v:
@@ -316,7 +328,7 @@ def _repeats_ratio(case: _Case) -> float:
     if not follows.size:
         return 0.0
     before = case.tokens[follows - 1]
-    chance = law_lib.distribution(case.logits, *case.law)[case.at[follows], before]
+    chance = chances[case.at[follows], before]
     spread, nats = np.sum(chance * (1 - chance)), -np.log(_LEVEL)
     bound = nats / 3 + np.sqrt(nats**2 / 9 + 2 * spread * nats)
     return float(np.sum(case.tokens[follows] == before) - np.sum(chance)) / bound
@@ -349,10 +361,10 @@ def _narrow(lab: Lab, seeds: Sequence[int]) -> list[sampling.Draws]:
 
 
 def _compare_law(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    del known
     for case in observed["cases"]:
-        yield Comparison(f"chi-square of {case.what}, over its bound", _law_ratio(case), 0.0)
-        yield Comparison(f"repetitions in {case.what}, over their bound", _repeats_ratio(case), 0.0)
+        of = case, _chances(case, known)
+        yield Comparison(f"chi-square of {case.what}, over its bound", _law_ratio(*of), 0.0)
+        yield Comparison(f"repetitions in {case.what}, over their bound", _repeats_ratio(*of), 0.0)
 
 
 def _redrawn(index: int, *law: Any) -> Callable[[Observed], Observed]:
@@ -428,7 +440,8 @@ def _compare_no_nucleus(observed: Observed, known: Collection[str]) -> Iterator[
         yield Comparison("each token is the likeliest", best, np.ones_like(best))
         return
     for what, ratio in (("chi-square", _law_ratio), ("repetitions", _repeats_ratio)):
-        yield Comparison(f"{what} of {case.what} within bounds", ratio(case) <= 1, True)
+        found = ratio(case, _chances(case, known))
+        yield Comparison(f"{what} of {case.what} within bounds", found <= 1, True)
 
 
 # Noise.
@@ -530,7 +543,7 @@ def _observe_pad(lab: Lab) -> Observed:
             seen["prompts"].append(drawn.prompt_ids)
             seen["ids"].append(completions)
             seen["lengths"].append([len(row) for row in drawn.tokens])
-            seen["sampler"].append(np.concatenate(drawn.log_probs or []))
+            seen["sampler"].append(np.concatenate(drawn.log_probs or [np.zeros(0)]))
             seen["trainer"].append(upstream.log_probs(cluster, drawn.prompt_ids, completions))
             if padded >= 6:
                 break
@@ -543,11 +556,16 @@ def _compare_pad(observed: Observed, known: Collection[str]) -> Iterator[Compari
     for index, (prompts, ids, lengths, trainer) in enumerate(parts):
         kept = rollout_lib.completion_mask(lengths, ids.shape[1])
         want = observed["sampler"][index]
-        if {"pad-mid-sequence", "log-prob-temperature"} & set(known):
-            # The oracle, too, takes a pad for padding; without the first defect
-            # none stands before a token.
+        if "sampler-log-probs-missing" in known:
+            yield Comparison(f"sampler's log-probs in call {index}", want.size, 0)
+        if {"pad-mid-sequence", "log-prob-temperature", "sampler-log-probs-missing"} & set(known):
+            # With the first defect, the oracle too takes a drawn pad for padding.
+            shifted = "pad-mid-sequence" in known
+            real = np.concatenate(
+                [prompts != replay.pad, ids != replay.pad if shifted else kept], axis=1
+            )
             temperature = 1.0 if "log-prob-temperature" in known else None
-            want = replay.log_probs(observed["policy"], prompts, ids, temperature)[kept]
+            want = replay.log_probs(observed["policy"], prompts, ids, temperature, real)[kept]
         yield Comparison(f"trainer's log-probs of call {index}", trainer[kept], want)
     yield Comparison("the pad was drawn in the middle", observed["padded"] >= 4, True)
 
@@ -567,6 +585,9 @@ def _observe_told(lab: Lab) -> Observed:
 
 def _compare_told(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     case, rows = observed["case"], observed["rows"]
+    if "sampler-log-probs-missing" in known:
+        yield Comparison("rows of which the sampler tells log-probs", len(rows), 0)
+        return
     logits, tokens = case.logits[case.at[rows]], case.tokens[rows]
     if "sampler-log-probs-full-softmax" in known:
         want = logprob.token_log_probs(logits, tokens, case.law[0])
@@ -610,7 +631,12 @@ PROPERTIES = (
             "the example's rows swapped": wrong.each("ids", wrong.next_row),
             "the example's prompts swapped": wrong.each("prompt_ids", wrong.next_row),
         },
-        defects=("end-token-dropped", "pad-mid-sequence", "empty-completion-reward-lost"),
+        defects=(
+            "end-token-dropped",
+            "pad-mid-sequence",
+            "pad-not-trained",
+            "empty-completion-reward-lost",
+        ),
     ),
     Property(
         id="decode-stops",
@@ -630,7 +656,7 @@ PROPERTIES = (
             "a token early": wrong.each("got", lambda place: place - 1),
             "a token late": wrong.each("got", lambda place: place + 1),
         },
-        defects=("decode-one-too-many", "pad-mid-sequence"),
+        defects=("decode-one-too-many", "pad-mid-sequence", "pad-not-trained"),
     ),
     Property(
         id="prompts-whole",
@@ -680,7 +706,7 @@ PROPERTIES = (
                 ],
             },
         },
-        defects=("end-token-dropped", "pad-mid-sequence"),
+        defects=("end-token-dropped", "pad-mid-sequence", "pad-not-trained"),
     ),
     Property(
         id="draws-follow-the-law",
@@ -703,6 +729,7 @@ PROPERTIES = (
             "without top-p": _redrawn(1, 0.5, 6, None),
             "top-p of the whole, then top-k": _redrawn(1, 0.5, 6, 0.5),
         },
+        defects=("nucleus-beside-top-k",),
     ),
     Property(
         id="noise-is-fresh",
@@ -765,7 +792,7 @@ PROPERTIES = (
             "of another row": wrong.each("trainer", wrong.next_row),
             "at another temperature": wrong.each("trainer", lambda x: 0.7 * x),
         },
-        defects=("pad-mid-sequence", "log-prob-temperature"),
+        defects=("pad-mid-sequence", "log-prob-temperature", "sampler-log-probs-missing"),
     ),
     Property(
         id="sampler-tells-its-law",
@@ -781,6 +808,6 @@ PROPERTIES = (
             "at temperature 1": wrong.each("got", lambda x: 0.5 * x),
             "of another row": wrong.each("got", wrong.next_row),
         },
-        defects=("sampler-log-probs-full-softmax",),
+        defects=("sampler-log-probs-full-softmax", "sampler-log-probs-missing"),
     ),
 )

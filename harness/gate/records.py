@@ -155,7 +155,11 @@ def differences(one: Record, other: Record) -> list[str]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Lays a nested mapping out flat, names joined by dots."""
+    """Lays a nested mapping out flat, names joined by dots.
+
+    A field that is off is left out: one that a later version adds, and that is
+    off, makes no difference.
+    """
     return dict(_leaves(tree, prefix))
 
 
@@ -163,7 +167,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}.{name}")
-        else:
+        elif value is not None:
             yield f"{prefix}.{name}", value
 
 

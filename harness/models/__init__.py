@@ -1,14 +1,18 @@
 """Gemma 3 policies, LoRA actors, critics, and the supervised warm start."""
 
-from harness.models.critic import GemmaCritic, make_critic
-from harness.models.gemma import clone, load_gemma, random_gemma
-from harness.models.lora import apply_lora, lora_state, lora_weights
+from harness.models.critic import GemmaCritic, abstract_critic, make_critic
+from harness.models.gemma import abstract_gemma, clone, lay_over, load_gemma, random_gemma
+from harness.models.lora import abstract_lora, apply_lora, lora_state, lora_weights
 from harness.models.mesh import make_mesh
 
 __all__ = [
     "GemmaCritic",
+    "abstract_critic",
+    "abstract_gemma",
+    "abstract_lora",
     "apply_lora",
     "clone",
+    "lay_over",
     "load_gemma",
     "lora_state",
     "lora_weights",

@@ -62,6 +62,20 @@ class GemmaCritic(nnx.Module):
         return self.score(hidden.get_value()[-1]).astype(jnp.float32)
 
 
+def abstract_critic(policy: gemma3.Gemma3) -> GemmaCritic:
+    """Builds a critic by shapes alone.
+
+    Args:
+      policy: The model before LoRA, with weights or with shapes; it is left alone.
+
+    Returns:
+      The critic, with `jax.ShapeDtypeStruct`s in place of weights.
+    """
+    return nnx.eval_shape(
+        lambda backbone: GemmaCritic(backbone, rngs=nnx.Rngs(params=0)), gemma.shapes_of(policy)
+    )
+
+
 def make_critic(policy: gemma3.Gemma3, mesh: jax.sharding.Mesh, seed: int) -> GemmaCritic:
     """Starts a critic from the policy's weights.
 

@@ -35,6 +35,7 @@ def model_config(model: recipe_lib.Model) -> gemma3.ModelConfig:
         local_base_frequency=model.local_rope_base,
         global_base_frequency=model.global_rope_base,
         param_dtype=jnp.dtype(model.dtype),
+        remat_config=gemma3.RematConfig[(model.remat or "none").upper()],
     )
 
 
@@ -133,6 +134,31 @@ def clone(module: gemma3.Gemma3) -> gemma3.Gemma3:
     """Copies a model; the copy shares no buffer with the original."""
     graph, state = nnx.split(module)
     return nnx.merge(graph, jax.tree.map(jnp.copy, state))
+
+
+def shapes_of(module: Any) -> Any:
+    """Copies a model with `jax.ShapeDtypeStruct`s in place of its weights."""
+    return nnx.eval_shape(lambda inner: inner, module)
+
+
+def lay_over(module: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Says for each shape of an abstract model how it lies on a mesh.
+
+    Args:
+      module: A model with shapes in place of weights; changed in place.
+      mesh: Devices, which need not exist.
+
+    Returns:
+      `module`; each shape has the sharding that upstream's partition specs ask for.
+    """
+    state = nnx.state(module)
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        nnx.get_named_sharding(state, mesh),
+    )
+    nnx.update(module, placed)
+    return module
 
 
 def flatten(tree: Mapping[Any, Any]) -> dict[tuple[Any, ...], Any]:

@@ -36,13 +36,7 @@ def apply_lora(
     Returns:
       The adapted model.
     """
-    provider = qwix.LoraProvider(module_path=lora.modules, rank=lora.rank, alpha=lora.alpha)
-    model: Any = nnx.eval_shape(
-        lambda module: qwix.apply_lora_to_model(
-            module, provider, **module.get_model_input(), rngs=nnx.Rngs(params=0)
-        ),
-        base,
-    )
+    model: Any = abstract_lora(base, lora)
     state = nnx.state(model, nnx.LoRAParam)
     shardings = gemma.flatten(nnx.to_pure_dict(nnx.get_named_sharding(state, mesh)))
     factors = {
@@ -51,6 +45,26 @@ def apply_lora(
     }
     nnx.update(model, gemma.unflatten({**gemma.weights_of(base), **factors}))
     return model
+
+
+def abstract_lora(base: gemma3.Gemma3, lora: recipe_lib.Lora) -> gemma3.Gemma3:
+    """Adds LoRA pairs to a model by shapes alone.
+
+    Args:
+      base: The policy, with weights or with shapes; it is left alone.
+      lora: Rank, scale and modules.
+
+    Returns:
+      The adapted model, with `jax.ShapeDtypeStruct`s in place of weights.
+    """
+    provider = qwix.LoraProvider(module_path=lora.modules, rank=lora.rank, alpha=lora.alpha)
+    adapted: Any = nnx.eval_shape(
+        lambda module: qwix.apply_lora_to_model(
+            module, provider, **module.get_model_input(), rngs=nnx.Rngs(params=0)
+        ),
+        base,
+    )
+    return adapted
 
 
 def lora_state(model: nnx.Module) -> nnx.State:

@@ -11,13 +11,15 @@ import optax
 from flax import nnx
 from orbax import checkpoint as ocp
 from tunix.rl import rl_cluster
+from tunix.rl.inference import inference_worker
 from tunix.rl.rollout import base_rollout
 from tunix.sft import metrics_logger
 
 from harness import accounting
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
-from harness.upstream import rollout
+from harness.upstream import rollout, versions
+from harness.upstream import temperature as temperature_lib
 
 Cluster = rl_cluster.RLCluster
 
@@ -43,6 +45,15 @@ class MendedCluster(rl_cluster.RLCluster):
         if "last-checkpoint-no-metadata" in self._mends:
             for trainer in (self.actor_trainer, self.critic_trainer):
                 _describe_last_checkpoint(self, trainer)
+        if "reference-without-temperature" in self._mends:
+            worker: Any = self.inference_worker
+            config: Any = self.cluster_config.rollout_config
+            worker.get_ref_per_token_logps = functools.partial(
+                temperature_lib.at_temperature(
+                    inference_worker.InferenceWorker.get_ref_per_token_logps, config.temperature
+                ),
+                worker,
+            )
 
     def generate(self, *args: Any, **kwargs: Any) -> base_rollout.RolloutOutput:
         """Samples with the configuration of the mode that asks."""
@@ -217,9 +228,9 @@ def make_cluster(
         "tokenizer": tokenizer,
         "cluster_config": config,
     }
-    if not mends:
-        return rl_cluster.RLCluster(**arguments)
-    return MendedCluster(mends=mends, **arguments)
+    made = MendedCluster(mends=mends, **arguments) if mends else rl_cluster.RLCluster(**arguments)
+    versions.hide_bars(made.actor_trainer, made.critic_trainer)
+    return made
 
 
 def _rollout_engine(recipe: recipe_lib.Recipe, mends: Collection[str]) -> Any:

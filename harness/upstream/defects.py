@@ -1,6 +1,6 @@
-"""The entries of the ledger: what is wrong in the PPO of google-tunix 0.1.7.
+"""The entries of the ledger: what is wrong in the PPO of google-tunix.
 
-Places are those of 0.1.7. `harness.upstream.ledger` says how they are used.
+`harness.upstream.ledger` says how they are used.
 """
 
 import dataclasses
@@ -16,13 +16,14 @@ class Defect:
     Attributes:
       id: Short name, used in results.
       title: What is wrong, in a line.
-      where: File and line in `google-tunix` 0.1.7.
+      where: File and line in the last of `releases`.
       effect: What it does to learning, or to whom runs it.
       mend: How it is corrected here, at the seam, if it is.
       probe: Runs upstream's code and tells whether the defect is there; a mend
         is put in place only then.
       shown_by: Ids of the properties that it breaks; none if only its
         reproduction shows it.
+      releases: Supported releases of Tunix that have it.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Defect:
     mend: str | None = None
     probe: Callable[[], bool] | None = None
     shown_by: tuple[str, ...] = ()
+    releases: tuple[str, ...] = ("0.1.6", "0.1.7")
 
 
 DEFECTS: tuple[Defect, ...] = (
@@ -101,8 +103,22 @@ DEFECTS: tuple[Defect, ...] = (
             "charges as a penalty on being likely at all."
         ),
         mend="As log-prob-temperature: both are then at the rollout's temperature.",
-        probe=probes.log_probs_without_temperature,
+        probe=probes.reference_at_another_temperature,
         shown_by=("divergence",),
+        releases=("0.1.7",),
+    ),
+    Defect(
+        id="reference-without-temperature",
+        title="Reference log-probs are taken at 1, whatever the rollout's temperature.",
+        where="tunix/rl/inference/inference_worker.py:63",
+        effect=(
+            "As log-prob-temperature: the divergence is that of two policies neither of which "
+            "drew the tokens."
+        ),
+        mend="They are taken at the rollout's temperature.",
+        probe=probes.reference_without_temperature,
+        shown_by=("reference-log-probs", "divergence"),
+        releases=("0.1.6",),
     ),
     Defect(
         id="whitening-group",
@@ -164,6 +180,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="The sampler is given a copy to donate.",
         probe=probes.seed_is_given_away,
         shown_by=("seeds-are-kept",),
+        releases=("0.1.7",),
     ),
     Defect(
         id="decode-one-too-many",
@@ -185,6 +202,20 @@ DEFECTS: tuple[Defect, ...] = (
         mend="A pad that was drawn ends its row.",
         probe=probes.pad_shifts_positions,
         shown_by=("completions-end", "decode-stops", "greedy", "pad-is-no-token"),
+        releases=("0.1.7",),
+    ),
+    Defect(
+        id="pad-not-trained",
+        title="A pad that the policy draws is no token to the learner.",
+        where="tunix/rl/ppo/ppo_learner.py:277",
+        effect=(
+            "The choice has no part in the loss, and the reward of its row lands a token early "
+            "for each such pad."
+        ),
+        mend="A pad that was drawn ends its row.",
+        probe=probes.pad_is_not_trained,
+        shown_by=("completions-end", "decode-stops", "greedy"),
+        releases=("0.1.6",),
     ),
     Defect(
         id="whiten-one-token",
@@ -246,6 +277,30 @@ DEFECTS: tuple[Defect, ...] = (
         where="tunix/generate/sampler.py:147",
         effect="Under top-k or top-p they are too low; PPO does not use them.",
         shown_by=("sampler-tells-its-law",),
+        releases=("0.1.7",),
+    ),
+    Defect(
+        id="sampler-log-probs-missing",
+        title="The rollout worker hands on no log-probs, whatever return_logprobs says.",
+        where="tunix/rl/rollout/vanilla_rollout.py:69",
+        effect="Nothing tells how far the trainer's policy is from the one that drew the tokens.",
+        shown_by=("cached-decode", "pad-is-no-token", "sampler-tells-its-law"),
+        releases=("0.1.6",),
+    ),
+    Defect(
+        id="nucleus-beside-top-k",
+        title="top_p counts the mass of all tokens, those that top_k leaves out too.",
+        where="tunix/generate/sampler.py:126",
+        effect="With both set, more tokens are drawn than a nucleus of what top_k leaves.",
+        shown_by=("draws-follow-the-law",),
+        releases=("0.1.6",),
+    ),
+    Defect(
+        id="lengths-compile",
+        title="Each new length of a completion compiles a program.",
+        where="tunix/generate/sampler.py:824",
+        effect="The first batches are held up by as many programs as there are lengths.",
+        releases=("0.1.6",),
     ),
     Defect(
         id="values-not-micro-batched",
@@ -311,6 +366,7 @@ DEFECTS: tuple[Defect, ...] = (
         where="tunix/rl/rl_learner.py:626",
         effect="More updates than asked for, the last ones past the end of the learning rate.",
         shown_by=("max-steps",),
+        releases=("0.1.7",),
     ),
     Defect(
         id="end-tokens-baked",
@@ -419,6 +475,7 @@ DEFECTS: tuple[Defect, ...] = (
         title="With packing, one optimizer step spans several batches.",
         where="tunix/sft/peft_trainer.py:724",
         effect="Fewer updates, on data of older policies.",
+        releases=("0.1.7",),
     ),
     Defect(
         id="entropy-of-excluded-tokens-nan",

@@ -12,12 +12,14 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from tunix.rl import common, reward_manager, rl_cluster
 from tunix.rl.ppo import ppo_learner
 
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
 from harness.upstream import rebind, rollout
+from harness.upstream import temperature as temperature_lib
 
 RewardFn = Callable[..., Sequence[float]]
 Learner = ppo_learner.PPOLearner
@@ -57,7 +59,7 @@ class MendedLearner(ppo_learner.PPOLearner):
         actor, critic = self.rl_cluster.actor_trainer, self.rl_cluster.critic_trainer
         policy_loss: LossFn = actor.loss_fn  # type: ignore[assignment]
         if "log-prob-temperature" in self._mends:
-            policy_loss = rebind.at_temperature(policy_loss, temperature)
+            policy_loss = temperature_lib.at_temperature(policy_loss, temperature)
         actor.with_loss_fn(self._mended_loss(policy_loss), has_aux=True)
         critic.with_loss_fn(self._mended_loss(critic.loss_fn), has_aux=True)  # type: ignore[arg-type]
         if "resume-skips-data" in self._mends:
@@ -290,6 +292,14 @@ def log_probs(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> n
     return np.asarray(cluster.get_old_per_token_logps(jnp.array(prompts), jnp.array(completions)))
 
 
+def log_probs_of(model: nnx.Module, prompts: Any, completions: Any) -> np.ndarray:
+    """Computes a model's log-probs [B, T] of completions, at temperature 1; 0 is the pad."""
+    found = common.compute_per_token_logps(
+        *nnx.split(model), jnp.array(prompts), jnp.array(completions), pad_id=0, eos_id=1
+    )
+    return np.asarray(found)
+
+
 def values(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> np.ndarray:
     """Computes the critic's values [B, T] of the states before the completions' tokens."""
     found = cluster.get_values(
@@ -305,8 +315,8 @@ def rows_of_values_calls(cluster: cluster_lib.Cluster, rows: int) -> list[int]:
     """Tells how many rows each call of the critic takes when values of `rows` are asked for."""
     seen: list[int] = []
 
-    def values(prompts: jax.Array, completions: jax.Array, *ids: int) -> jax.Array:
-        del ids
+    def values(prompts: jax.Array, completions: jax.Array, *ids: int, **kwargs: Any) -> jax.Array:
+        del ids, kwargs
         seen.append(len(prompts))
         return jnp.zeros((len(prompts), prompts.shape[1] + completions.shape[1]))
 

@@ -10,7 +10,7 @@ from harness import errors
 from harness.upstream.defects import DEFECTS, Defect
 
 Mode = Literal["mended", "stock"]
-SUPPORTED = ("0.1.7",)
+SUPPORTED = ("0.1.6", "0.1.7")
 
 
 def installed_version() -> str:
@@ -60,6 +60,32 @@ def mends(mode: Mode) -> tuple[str, ...]:
         return ()
     mendable = {defect.id for defect in DEFECTS if defect.mend}
     return tuple(name for name in present() if name in mendable)
+
+
+def standing(name: str) -> bool:
+    """Tells whether the installed Tunix has a defect, mended or not.
+
+    Args:
+      name: Id of the defect.
+
+    Returns:
+      What its probe finds; without one, what the ledger says of the release.
+    """
+    return name in present() if defect(name).probe else expected(name)
+
+
+def expected(name: str) -> bool:
+    """Tells whether the ledger says that the installed release has a defect.
+
+    Args:
+      name: Id of the defect.
+
+    Returns:
+      Whether it does. A release that the ledger does not know is taken for the
+      newest that it does.
+    """
+    version = installed_version()
+    return (version if version in SUPPORTED else SUPPORTED[-1]) in defect(name).releases
 
 
 def defect(name: str) -> Defect:

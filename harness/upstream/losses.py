@@ -13,7 +13,10 @@ from tunix.rl.ppo import ppo_learner
 
 from harness import recipe as recipe_lib
 from harness.upstream import learner as learner_lib
+from harness.upstream import versions
 
+VALUE_FIGURES = versions.VALUE_FIGURES
+REPORTS_UNUSED_LOWER_CLIP = versions.REPORTS_UNUSED_LOWER_CLIP
 _ESTIMATOR = "advantage_estimator"
 
 
@@ -134,14 +137,14 @@ def mends_of(learner: learner_lib.Learner) -> frozenset[str]:
 
 
 def _with_config(inputs: Callable[[Any], Any], config: Any, example: Any) -> dict[str, Any]:
-    return {**inputs(example), "algo_config": config}
+    return {**inputs(example), **versions.numbers_of(config)}
 
 
 def _figures(
     loss_fn: Any, inputs: Any, outputs: np.ndarray, example: Mapping[str, np.ndarray]
 ) -> Figures:
-    absent = ("prompt_mask", "advantages", "ref_per_token_logps", "old_per_token_logps")
-    fields = {**dict.fromkeys(absent), **{name: jnp.asarray(x) for name, x in example.items()}}
+    names = (each.name for each in dataclasses.fields(ppo_learner.TrainExample))  # type: ignore[arg-type]
+    fields = {**dict.fromkeys(names), **{name: jnp.asarray(x) for name, x in example.items()}}
     loss, aux, gradient = _loss_and_gradient(
         jnp.asarray(outputs, jnp.float32), ppo_learner.TrainExample(**fields), loss_fn, inputs
     )

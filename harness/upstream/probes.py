@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tunix.generate import sampler as sampler_lib
-from tunix.rl import algo_core, common, rl_cluster, rl_learner
+from tunix.rl import common, rl_cluster, rl_learner
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 from tunix.sft import peft_trainer
 
-from harness.upstream import rebind
+from harness.upstream import rebind, versions
 
 _PAD, _END, _WORD = 0, 1, 7
 
@@ -102,12 +102,14 @@ def eval_config_unused() -> bool:
     return asked.get("mode") is not rl_cluster.Mode.EVAL
 
 
-def _one_group(mode: rl_cluster.Mode) -> tuple[Any, dict[str, Any]]:
+def _one_group(
+    mode: rl_cluster.Mode, completion: tuple[int, int, int] = (_WORD, _WORD, _END)
+) -> tuple[Any, dict[str, Any]]:
     """Computes the advantage of one completion; gives also what generation was asked."""
     output = base_rollout.RolloutOutput(
         text=["a"],
         logits=[],
-        tokens=[np.array([_WORD, _WORD, _END])],
+        tokens=[np.array(completion)],
         left_padded_prompt_tokens=np.full((1, 2), _WORD),
         logprobs=None,
     )
@@ -145,6 +147,22 @@ def _one_group(mode: rl_cluster.Mode) -> tuple[Any, dict[str, Any]]:
 
 def log_probs_without_temperature() -> bool:
     """Are old log-probs asked for without the temperature at which rows were drawn?"""
+    asked = _asked_for_log_probs(reference=False)
+    return "temperature" not in asked
+
+
+def reference_without_temperature() -> bool:
+    """Are the reference's log-probs asked for without that temperature?"""
+    return "temperature" not in _asked_for_log_probs(reference=True)
+
+
+def reference_at_another_temperature() -> bool:
+    """Is the reference told the temperature, and the policy not?"""
+    return log_probs_without_temperature() and not reference_without_temperature()
+
+
+def _asked_for_log_probs(*, reference: bool) -> dict[str, Any]:
+    """Gives the arguments by name of upstream's call for log-probs."""
     asked: dict[str, Any] = {}
 
     def log_probs(*args: Any, **kwargs: Any) -> jax.Array:
@@ -152,23 +170,34 @@ def log_probs_without_temperature() -> bool:
         return jnp.zeros((1, 1))
 
     worker = types.SimpleNamespace(model=lambda: None, get_per_token_logps=log_probs)
+    config = base_rollout.RolloutConfig(temperature=0.5)
     cluster = types.SimpleNamespace(
         rollout=worker,
-        cluster_config=types.SimpleNamespace(offload_to_cpu=False),
+        inference_worker=types.SimpleNamespace(
+            get_model=lambda role: None, get_ref_per_token_logps=log_probs
+        ),
+        cluster_config=types.SimpleNamespace(
+            offload_to_cpu=False, training_config=types.SimpleNamespace(data_sharding_axis=())
+        ),
+        get_rollout_config=lambda **kwargs: config,
         _get_mesh_and_logical_axis_rules_cm=lambda role: contextlib.nullcontext(),
         _maybe_load_model_from_cpu=lambda *args: None,
         _maybe_offload_model_to_cpu=lambda *args: None,
     )
     ids = jnp.zeros((1, 1), jnp.int32)
-    rl_cluster.RLCluster.get_old_per_token_logps(cast(Any, cluster), ids, ids)
-    return "temperature" not in asked
+    ask: Any = rl_cluster.RLCluster
+    if reference:
+        ask.get_ref_per_token_logps(cluster, ids, ids, _PAD, _END)
+    else:
+        ask.get_old_per_token_logps(cluster, ids, ids)
+    return asked
 
 
 def values_take_all_rows() -> bool:
     """Are values computed for four rows at once where log-probs go two by two?"""
     rows: list[int] = []
 
-    def values(prompts: Any, *args: Any) -> jax.Array:
+    def values(prompts: Any, *args: Any, **kwargs: Any) -> jax.Array:
         rows.append(len(prompts))
         return jnp.zeros((len(prompts), 2))
 
@@ -250,7 +279,7 @@ def _policy_loss(
         return log_probs, jnp.zeros((*log_probs.shape, 2))
 
     function = rebind.rebind(
-        algo_core.ppo_policy_loss_fn,
+        versions.policy_loss_fn(),
         common=rebind.Overlay(common, compute_per_token_logps=given),
     )
     example = types.SimpleNamespace(
@@ -261,18 +290,20 @@ def _policy_loss(
         old_per_token_logps=jnp.zeros(mask.shape) if old is None else old,
         ref_per_token_logps=None,
     )
-    config = ppo_learner.PPOConfig(beta=0.0)
-    return function(nnx.Dict(), example, config, _PAD, _END)[0]
+    numbers = versions.numbers_of(ppo_learner.PPOConfig(beta=0.0))
+    return function(nnx.Dict(), example, **numbers, pad_id=_PAD, eos_id=_END)[0]
 
 
 def masked_nan_leaks() -> bool:
     """Does NaN under the mask reach a mean?"""
-    return bool(jnp.isnan(algo_core.masked_mean(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0]))))
+    return bool(
+        jnp.isnan(versions.algorithms.masked_mean(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0])))
+    )
 
 
 def one_token_is_not_finite() -> bool:
     """Is the whitened advantage of a single token NaN?"""
-    found = algo_core.masked_whiten(jnp.array([[1.0, 0.0]]), jnp.array([[True, False]]))
+    found = versions.algorithms.masked_whiten(jnp.array([[1.0, 0.0]]), jnp.array([[True, False]]))
     return not bool(jnp.isfinite(found[0, 0]))
 
 
@@ -365,8 +396,25 @@ def critic_writes_after_close() -> bool:
     return events.index("close") < events.index("critic")
 
 
+class _Silent(nnx.Module):
+    """A model that is never run."""
+
+    def __call__(self) -> None:
+        return
+
+
+class _IdleSampler(sampler_lib.Sampler):
+    """A sampler whose programs do nothing, but take their arguments as upstream's do."""
+
+    def _decode_fn(self, params: Any, sampling_state: Any) -> Any:
+        del params
+        return sampling_state
+
+
 def seed_is_given_away() -> bool:
-    """Is the configured key itself handed to the program that donates it?"""
+    """Is the configured key itself handed to a program that donates what it is given?"""
+    idle = _IdleSampler(_Silent(), _Tokenizer(), sampler_lib.CacheConfig(4, 1, 1, 2))
+    taken = idle._compiled_decode_fn.lower({}, jnp.zeros(1)).args_info
     given: list[Any] = []
     rollout = object.__new__(vanilla_rollout.VanillaRollout)
     sampler = _sampler_that_wrote([_WORD, _END, _PAD, _PAD], [])
@@ -382,14 +430,12 @@ def seed_is_given_away() -> bool:
     key: Any = jax.random.PRNGKey(3)
     config.seed = key
     rollout.generate(["ab"], config)
-    return given[0] is key
+    return given[0] is key and any(each.donated for each in jax.tree.leaves(taken))
 
 
 def decodes_past_the_limit() -> bool:
     """Does the decode loop write past the last of its places?"""
-    # flax's dataclasses do not tell their fields to type checkers.
-    make: Any = sampler_lib._SamplingState
-    state = make(
+    state = versions.sampling_state(
         decoding_step=jnp.int32(1),
         token_buffer=jnp.zeros((1, 4), jnp.int32),
         positions=jnp.zeros((1, 4), jnp.int32),
@@ -420,6 +466,12 @@ def pad_shifts_positions() -> bool:
     drawn = jnp.array([[_WORD, _PAD, _WORD]])
     positions = common.process_ids(prompt, drawn, pad_id=_PAD, eos_id=_END)[1]
     return np.asarray(positions)[0].tolist() != [0, 1, 2, 3]
+
+
+def pad_is_not_trained() -> bool:
+    """Does a pad among drawn tokens keep its place, and count for no token?"""
+    example, _ = _one_group(rl_cluster.Mode.TRAIN, completion=(_WORD, _PAD, _WORD))
+    return not np.asarray(example.completion_mask).all() and not pad_shifts_positions()
 
 
 def top_p_none_is_greedy() -> bool:

@@ -1,11 +1,8 @@
 """Gives an upstream function other names to look up, without touching upstream."""
 
-import functools
 import types
 from collections.abc import Callable
 from typing import Any
-
-from tunix.rl import common
 
 
 def rebind(function: Callable[..., Any], **names: Any) -> Any:
@@ -55,9 +52,3 @@ class Overlay:
         """Looks a name up among the overlaid ones, then in the module."""
         names = object.__getattribute__(self, "_names")
         return names[name] if name in names else getattr(self._module, name)
-
-
-def at_temperature(function: Callable[..., Any], temperature: float) -> Callable[..., Any]:
-    """Gives an upstream function whose log-probs are those of logits over a temperature."""
-    log_probs = functools.partial(common.compute_per_token_logps, temperature=temperature)
-    return rebind(function, common=Overlay(common, compute_per_token_logps=log_probs))

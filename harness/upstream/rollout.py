@@ -12,7 +12,8 @@ from tunix.generate import sampler as sampler_lib
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
-from harness.upstream import rebind
+from harness.upstream import rebind, versions
+from harness.upstream import temperature as temperature_lib
 
 # More than the generations of any mini-batch, those of its validation counted.
 _CALLS_PER_MINI_BATCH = 2**16
@@ -20,7 +21,7 @@ _CALLS_PER_MINI_BATCH = 2**16
 
 def _index_after_first_end(ids: np.ndarray, eos_id: Any) -> int:
     """Gives the length of a completion, its end token included."""
-    return min(sampler_lib.utils.np_find_first_eos_idx(ids, eos_id) + 1, len(ids))
+    return min(int(getattr(sampler_lib.utils, versions.FIND_END)(ids, eos_id)) + 1, len(ids))
 
 
 class MendedSampler(sampler_lib.Sampler):
@@ -28,7 +29,7 @@ class MendedSampler(sampler_lib.Sampler):
 
     _call_with_end_token = rebind.rebind(
         sampler_lib.Sampler.__call__,
-        utils=rebind.Overlay(sampler_lib.utils, np_find_first_eos_idx=_index_after_first_end),
+        utils=rebind.Overlay(sampler_lib.utils, **{versions.FIND_END: _index_after_first_end}),
     )
 
     def __init__(
@@ -47,7 +48,6 @@ class MendedSampler(sampler_lib.Sampler):
           mends: Ids in `harness.upstream.ledger`.
         """
         self._mends = frozenset(mends)
-        self._compiled_for: tuple[int, ...] | None = None
         super().__init__(transformer, tokenizer, cache_config)
         if "end-token-dropped" in self._mends:
             # The completion holds the end token that was drawn, or the choice to
@@ -59,16 +59,10 @@ class MendedSampler(sampler_lib.Sampler):
     ) -> Any:
         """Samples; see upstream."""
         ends = tuple(eos_tokens or [self.tokenizer.eos_id()])
-        if "pad-mid-sequence" in self._mends:
+        if {"pad-mid-sequence", "pad-not-trained"} & self._mends:
             # A pad that was drawn ends the row: the trainer, which knows pads by
             # their id, would take the next tokens for the ones before.
             ends = (*ends, self.tokenizer.pad_id())
-        if "end-tokens-baked" in self._mends and ends != self._compiled_for:
-            self._compiled_for = ends
-            self._compiled_decode_fn = jax.jit(self._decode_fn, donate_argnums=(1,))
-            self._compiled_prefill_fn = jax.jit(
-                self._prefill_fn, donate_argnums=(1,), static_argnames=("echo",)
-            )
         call = self._call_with_end_token if "end-token-dropped" in self._mends else super().__call__
         return call(input_strings, *args, eos_tokens=ends, **kwargs)
 
@@ -166,10 +160,10 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
         return super().generate(prompts, dataclasses.replace(rollout_config, **changes), **kwargs)
 
     def get_per_token_logps(
-        self, prompt_tokens: jax.Array, completion_tokens: jax.Array
+        self, prompt_tokens: jax.Array, completion_tokens: jax.Array, **kwargs: Any
     ) -> jax.Array:
         """Computes log-probs [B, T] of completions under the policy that drew them."""
         compute: Callable[..., jax.Array] = vanilla_rollout.VanillaRollout.get_per_token_logps
         if "log-prob-temperature" in self._mends:
-            compute = rebind.at_temperature(compute, self._temperature)
-        return compute(self, prompt_tokens, completion_tokens)
+            compute = temperature_lib.at_temperature(compute, self._temperature)
+        return compute(self, prompt_tokens, completion_tokens, **kwargs)

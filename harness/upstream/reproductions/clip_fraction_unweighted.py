@@ -57,6 +57,8 @@ def example(tokens: int, old: float, advantage: float) -> ppo_learner.TrainExamp
         advantages=jnp.full((1, 4), advantage),
         ref_per_token_logps=None,
         old_per_token_logps=jnp.full((1, 4), old),
+        returns=None,
+        old_values=None,
     )
 
 

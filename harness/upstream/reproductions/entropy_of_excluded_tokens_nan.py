@@ -7,14 +7,14 @@ Got: NaN, and a gradient of NaN: 0 times minus infinity is summed.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tunix.rl import algo_core
+from tunix.rl.ppo import ppo_learner
 
 
 def main() -> bool:
     """Gives whether the defect shows."""
     logits = jnp.array([[[0.0, 0.0, -jnp.inf]]])
     entropy, gradient = jax.value_and_grad(
-        lambda logits: algo_core.compute_entropy_from_logits(logits).sum()
+        lambda logits: ppo_learner.ppo_helpers.compute_entropy_from_logits(logits).sum()
     )(logits)
     print(f"expected: {np.log(2):.3f}, gradient finite")
     print(f"got: {entropy:.3f}, gradient {gradient[0, 0].tolist()}")

@@ -20,10 +20,11 @@ def main() -> bool:
         log_scalar=lambda name, value, **_: values.append(name), close=lambda: None
     )
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
-    options = metrics_logger.MetricsLoggerOptions(
-        log_dir="",
-        backend_kwargs={"custom_backend": [lambda: backend]},  # pyright: ignore[reportArgumentType]
-    )
+    make: Any = metrics_logger.MetricsLoggerOptions  # 0.1.7 named the argument anew
+    try:
+        options = make(log_dir="", backend_kwargs={"custom_backend": [lambda: backend]})
+    except TypeError:
+        options = make(log_dir="", backend_factories=[lambda: backend])
     metrics_logger.MetricsLogger(options).close()
     jax.monitoring.record_event("/event")
     jax.monitoring.record_scalar("/value", 1.0, step=0)

@@ -6,12 +6,14 @@ Got: NaN. `masked_var` multiplies by n / (n - 1), which is 1 / 0 for n = 1.
 
 import jax.numpy as jnp
 import numpy as np
-from tunix.rl import algo_core
+from tunix.rl import function_registry
+from tunix.rl.ppo import ppo_learner as registers  # noqa: F401
 
 
 def main() -> bool:
     """Gives whether the defect shows."""
-    advantages, returns = algo_core.compute_gae_advantages(
+    estimate = function_registry.default_registry.get("advantage_estimator", "gae")
+    advantages, returns = estimate(
         rewards=jnp.array([[1.0, 0.0]]),
         values=jnp.zeros((1, 2)),
         completion_mask=jnp.array([[1, 0]]),

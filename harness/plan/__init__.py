@@ -1,0 +1,1 @@
+"""The recipe's own programs compiled for a TPU that is not here: HBM, walls, bounds."""

@@ -1,0 +1,443 @@
+"""Upstream's compiled functions as they stand before the first call, over shapes alone.
+
+A real cluster and a real learner are built around models whose weights are
+`jax.ShapeDtypeStruct`s. Each program is then lowered from where upstream calls
+it: the call is made, and at the last moment, where XLA would be given arrays,
+the function is lowered instead. No weight is allocated, and nothing of
+upstream's, its mends included, is written a second time.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tunix.rl import common, rl_cluster
+from tunix.rl import utils as rl_utils
+from tunix.rl.ppo import ppo_learner
+from tunix.sft import peft_trainer, sharding_utils
+
+from harness import models
+from harness import recipe as recipe_lib
+from harness.upstream import cluster as cluster_lib
+from harness.upstream import learner as learner_lib
+from harness.upstream import rebind
+
+Program = Literal[
+    "prefill", "decode", "logps", "reference_logps", "values", "actor_step", "critic_step"
+]
+Lowered = Any  # jax.stages.Lowered: names of JAX's own class move between its releases
+
+# Ids of Gemma's special tokens. They end up as constants of the programs, whose
+# sizes do not depend on them.
+_IDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<start_of_turn>": 105, "<end_of_turn>": 106}
+_PIN = "pinned_host"
+
+
+class _Ids:
+    """What upstream asks of a tokenizer when nothing is tokenized."""
+
+    def encode(self, text: str, **kwargs: Any) -> list[int]:
+        del text, kwargs
+        return [3]
+
+    def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
+        del ids, kwargs
+        return ""
+
+    def bos_id(self) -> int:
+        return _IDS["<bos>"]
+
+    def eos_id(self) -> int:
+        return _IDS["<eos>"]
+
+    def pad_id(self) -> int:
+        return _IDS["<pad>"]
+
+    def end_ids(self, pieces: Sequence[str]) -> tuple[int, ...]:
+        # A piece that is not known here is as good as any other token.
+        return tuple(_IDS.get(piece, 4 + place) for place, piece in enumerate(pieces))
+
+
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """Arrays that live on the devices as long as training does.
+
+    Attributes:
+      name: What they are.
+      arrays: How many.
+      bytes: Bytes of all of them on one device, as their shapes and shardings say.
+      pinned: Whether upstream keeps them in the host's memory.
+    """
+
+    name: str
+    arrays: int
+    bytes: int
+    pinned: bool
+
+
+class _Lowering(Exception):
+    """Carries a lowered program out of upstream's call of it."""
+
+    def __init__(self, lowered: Lowered):
+        super().__init__("lowered")
+        self.lowered = lowered
+
+
+def abstract_learner(
+    recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh, mends: Collection[str]
+) -> learner_lib.Learner:
+    """Builds the cluster and the learner of a recipe without weights.
+
+    Args:
+      recipe: Everything numeric.
+      mesh: Devices of every role; they need not exist.
+      mends: Ids in `harness.upstream.ledger`; none leaves upstream as it is.
+
+    Returns:
+      A learner that can be lowered and looked at, and not run.
+    """
+    policy = models.lay_over(models.abstract_gemma(recipe.model), mesh)
+    actor = models.lay_over(models.abstract_lora(policy, recipe.lora), mesh)
+    critic = models.lay_over(models.abstract_critic(policy), mesh)
+    cluster_utils = rebind.Overlay(
+        rl_utils, get_pytree_mesh_info=lambda tree: mesh, put_params_on_memory_kind=_on_memory_kind
+    )
+    trainer_nnx = rebind.Overlay(nnx, Optimizer=_abstract_optimizer)
+    with (
+        mock.patch.object(rl_cluster, "rl_utils", cluster_utils),
+        mock.patch.object(peft_trainer, "nnx", trainer_nnx),
+    ):
+        cluster = cluster_lib.make_cluster(
+            recipe,
+            mesh=mesh,
+            actor=actor,
+            critic=critic,
+            reference=policy if recipe.ppo.beta > 0 else None,
+            tokenizer=_Ids(),  # type: ignore[arg-type]
+            mends=mends,
+        )
+        learner = learner_lib.make_learner(
+            recipe, cluster=cluster, reward_fn=_no_reward, mends=mends
+        )
+    for trainer in (cluster.actor_trainer, cluster.critic_trainer):
+        trainer._shard_optimizer = functools.partial(_lay_optimizer_over, trainer)
+        with mesh:
+            trainer._shard_optimizer(mesh)
+    return learner
+
+
+def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
+    """Lowers one of upstream's programs as a run would call it.
+
+    Args:
+      learner: From `abstract_learner`.
+      program: Which.
+      rows: Sequences in one call.
+
+    Returns:
+      What `jax.jit(...).lower` gives; `compile()` compiles it.
+    """
+    cluster: Any = learner.rl_cluster
+    if program in ("prefill", "decode"):
+        return _lower_rollout(cluster, program, rows)
+    if program in ("actor_step", "critic_step"):
+        actor = program == "actor_step"
+        role = rl_cluster.Role.ACTOR if actor else rl_cluster.Role.CRITIC
+        trainer = cluster.actor_trainer if actor else cluster.critic_trainer
+        with cluster._get_mesh_and_logical_axis_rules_cm(role) as (mesh, _):
+            step: Any = trainer.jit_train_and_eval_step(False, True)[0]
+            example = _sharded(abstract_example(learner, rows), mesh, trainer.config)
+            with _lowered_instead(step.func.__wrapped__):
+                return _caught(lambda: step(example))
+    prompts, completions = _tokens(cluster, rows)
+    ids = {"pad_id": cluster.rollout.pad_id(), "eos_id": cluster.rollout.eos_id()}
+    log_probs = mock.patch.object(
+        common, "compute_per_token_logps", common.compute_per_token_logps.lower
+    )
+    if program == "logps":
+        with cluster._get_mesh_and_logical_axis_rules_cm(rl_cluster.Role.ROLLOUT), log_probs:
+            return cluster.rollout.get_per_token_logps(prompts, completions)
+    if program == "reference_logps":
+        role = rl_cluster.Role.REFERENCE
+        with cluster._get_mesh_and_logical_axis_rules_cm(role) as (mesh, _), log_probs:
+            prompts, completions = _sharded(
+                (prompts, completions), mesh, cluster.cluster_config.training_config
+            )
+            temperature = cluster.get_rollout_config(rl_cluster.Mode.TRAIN).temperature
+            return cluster.inference_worker.get_ref_per_token_logps(
+                prompts, completions, **ids, temperature=temperature
+            )
+    with (
+        cluster._get_mesh_and_logical_axis_rules_cm(rl_cluster.Role.CRITIC),
+        _lowered_instead(common.compute_score),
+    ):
+        return _caught(lambda: cluster.inference_worker.get_values(prompts, completions, **ids))
+
+
+def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.TrainExample:
+    """Gives the shapes of a micro-batch as the learner hands it to the trainers.
+
+    Args:
+      learner: Its mends and its lengths count.
+      rows: Sequences.
+
+    Returns:
+      An example of `jax.ShapeDtypeStruct`s.
+    """
+    cluster: Any = learner.rl_cluster
+    config = cluster.get_rollout_config(rl_cluster.Mode.TRAIN)
+    prompt = (rows, config.max_prompt_length)
+    completion = (rows, config.max_tokens_to_generate)
+
+    def of(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    figures = of(completion, jnp.float32)
+    fields: dict[str, Any] = {
+        "prompt_ids": of(prompt, jnp.int32),
+        "prompt_mask": of(prompt, jnp.int32),
+        "completion_ids": of(completion, jnp.int32),
+        "completion_mask": of(completion, jnp.bool_),
+        "ref_per_token_logps": figures if learner.algo_config.beta else None,
+        "old_per_token_logps": figures,
+        "advantages": figures,
+        "returns": figures,
+        "old_values": figures,
+    }
+    if "micro-batch-token-mean" in getattr(learner, "_mends", ()):
+        fields["share"] = of((rows,), jnp.float32)
+        return learner_lib.WeighedExample(**fields)
+    return ppo_learner.TrainExample(**fields)
+
+
+def resident(learner: learner_lib.Learner) -> list[Resident]:
+    """Lists what stays on the devices between the programs, by name.
+
+    Args:
+      learner: From `abstract_learner`, or one that runs.
+
+    Returns:
+      Models, optimizers and what upstream keeps besides; what several roles
+      share is listed once.
+    """
+    cluster: Any = learner.rl_cluster
+    actor, critic = cluster.actor_trainer, cluster.critic_trainer
+    groups: dict[str, Any] = {
+        "actor base": nnx.state(actor.model, nnx.Not(nnx.LoRAParam)),
+        "actor LoRA": nnx.state(actor.model, nnx.LoRAParam),
+        **_optimizer_parts("actor", actor),
+        "critic": nnx.state(critic.model, nnx.Param),
+        **_optimizer_parts("critic", critic),
+        "actor weights kept on the host": cluster._anchor_policy_state,
+    }
+    return [_resident(name, jax.tree.leaves(tree)) for name, tree in groups.items()]
+
+
+def arguments_of(program: Program) -> tuple[str, ...]:
+    """Names those of `resident` that a program is given as arguments."""
+    policy = ("actor base", "actor LoRA")
+    return {
+        "prefill": policy,
+        "decode": policy,
+        "logps": policy,
+        "reference_logps": ("actor base",),
+        "values": ("critic",),
+        "actor_step": (*policy, *(f"actor {part}" for part in _PARTS)),
+        "critic_step": ("critic", *(f"critic {part}" for part in _PARTS)),
+    }[program]
+
+
+_PARTS = ("first moment", "second moment", "gradient accumulator", "optimizer counters")
+
+
+def _optimizer_parts(role: str, trainer: Any) -> dict[str, Any]:
+    """Splits an optimizer's state by the names that Optax gives its fields."""
+    parts: dict[str, list[Any]] = {f"{role} {part}": [] for part in _PARTS}
+    names = {"mu": _PARTS[0], "nu": _PARTS[1], "acc_grads": _PARTS[2]}
+    state = nnx.to_pure_dict(nnx.state(trainer.optimizer))
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        found = {str(getattr(key, "key", key)) for key in path} & set(names)
+        part = names[found.pop()] if found else _PARTS[3]
+        parts[f"{role} {part}"].append(leaf)
+    return parts
+
+
+def _resident(name: str, leaves: Sequence[Any]) -> Resident:
+    return Resident(
+        name=name,
+        arrays=len(leaves),
+        bytes=sum(bytes_on_a_device(leaf) for leaf in leaves),
+        pinned=any(_memory_kind(leaf) == _PIN for leaf in leaves),
+    )
+
+
+def bytes_on_a_device(leaf: Any) -> int:
+    """Bytes of the part of an array, or of a shape, that lies on one device."""
+    sharding = getattr(leaf, "sharding", None)
+    shape = sharding.shard_shape(leaf.shape) if sharding is not None else leaf.shape
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
+
+
+def _memory_kind(leaf: Any) -> str | None:
+    return getattr(getattr(leaf, "sharding", None), "memory_kind", None)
+
+
+def _no_reward(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+    del completions, columns
+    return [0.0] * len(prompts)
+
+
+def _on_memory_kind(params: Any, memory_kind: str) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding.with_memory_kind(memory_kind)
+        ),
+        params,
+    )
+
+
+def _abstract_optimizer(model: Any, tx: Any, *, wrt: Any) -> Any:
+    return nnx.eval_shape(lambda inner: nnx.Optimizer(inner, tx, wrt=wrt), model)
+
+
+def _lay_optimizer_over(trainer: Any, mesh: jax.sharding.Mesh) -> None:
+    state = nnx.state(trainer.optimizer, nnx.optimizer.OptState)
+    placed = jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=jax.sharding.NamedSharding(mesh, spec)
+        ),
+        state,
+        nnx.get_partition_spec(state),
+    )
+    nnx.update(trainer.optimizer, placed)
+
+
+def _tokens(cluster: Any, rows: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    config = cluster.get_rollout_config(rl_cluster.Mode.TRAIN)
+    return (
+        jax.ShapeDtypeStruct((rows, config.max_prompt_length), jnp.int32),
+        jax.ShapeDtypeStruct((rows, config.max_tokens_to_generate), jnp.int32),
+    )
+
+
+def _sharded(tree: Any, mesh: jax.sharding.Mesh, config: Any) -> Any:
+    """Lays inputs over the mesh as upstream does with arrays."""
+    spec = jax.sharding.PartitionSpec(*config.data_sharding_axis)
+
+    def laid(leaf: Any) -> jax.ShapeDtypeStruct:
+        # Upstream looks at arrays only; this one takes no memory.
+        array = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+        sharding = sharding_utils.get_sharding(array, mesh, spec)  # type: ignore[arg-type]
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(laid, tree)
+
+
+@contextlib.contextmanager
+def _lowered_instead(function: Any) -> Iterator[None]:
+    """Lets a function of `nnx.jit`, for a while, be lowered where it is called."""
+    jitted = function.jitted_fn
+
+    def lowered(*args: Any, **kwargs: Any) -> Any:
+        raise _Lowering(jitted.lower(*args, **kwargs))
+
+    function.jitted_fn = lowered
+    try:
+        yield
+    finally:
+        function.jitted_fn = jitted
+
+
+def _caught(call: Callable[[], Any]) -> Lowered:
+    try:
+        call()
+    except _Lowering as found:
+        return found.lowered
+    raise RuntimeError("upstream did not call the program that was to be lowered")
+
+
+def _lower_rollout(cluster: Any, program: str, rows: int) -> Lowered:
+    sampler = cluster.rollout._sampler
+    compiled = {"prefill": sampler._compiled_prefill_fn, "decode": sampler._compiled_decode_fn}
+    begin = sampler.init_sample_state
+    many_devices = cluster.r2m[rl_cluster.Role.ROLLOUT].size > 1
+
+    def prefill(params: Any, state: Any, images: Any, echo: bool) -> Any:
+        lowered = compiled["prefill"].lower(params, state, images, echo=echo)
+        if program == "prefill":
+            raise _Lowering(lowered)
+        out = compiled["prefill"].eval_shape(params, state, images, echo=echo)
+        if not many_devices:
+            return out
+        # Decoding begins where XLA left the cache.
+        placed = lowered.compile().output_shardings
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type
+            ),
+            out,
+            placed,
+        )
+
+    def decode(params: Any, state: Any) -> Any:
+        raise _Lowering(compiled["decode"].lower(params, state))
+
+    with (
+        mock.patch.object(sampler, "_compiled_prefill_fn", prefill),
+        mock.patch.object(sampler, "_compiled_decode_fn", decode),
+        mock.patch.object(
+            sampler, "init_sample_state", functools.partial(_abstract_state, begin), create=True
+        ),
+    ):
+        return _caught(lambda: cluster.generate(prompts=["?"] * rows))
+
+
+def _abstract_state(begin: Callable[..., Any], all_input_ids: Any, **settings: Any) -> Any:
+    """Gives the shapes of the sampler's state, the cache included."""
+    # The state of one row tells the structure, and the figures that are not arrays.
+    structure = jax.tree.structure(begin(all_input_ids[:1], **settings))
+    leaves = jax.eval_shape(
+        lambda ids: jax.tree.leaves(begin(ids, **settings)),
+        jax.ShapeDtypeStruct(all_input_ids.shape, all_input_ids.dtype),
+    )
+    return jax.tree.unflatten(structure, leaves)
+
+
+def state_bytes(learner: learner_lib.Learner, rows: int) -> Mapping[str, int]:
+    """Tells what the sampler's state weighs.
+
+    Args:
+      learner: From `abstract_learner`.
+      rows: Sequences that are sampled at once.
+
+    Returns:
+      Bytes over all devices: `cache` for keys and values, `rest` for tokens,
+      positions and the like.
+    """
+    cluster: Any = learner.rl_cluster
+    sampler, found = cluster.rollout._sampler, []
+
+    def prefill(params: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+        del params, args, kwargs
+        found.append(state)
+        raise _Lowering(None)
+
+    begin = sampler.init_sample_state
+    with (
+        mock.patch.object(sampler, "_compiled_prefill_fn", prefill),
+        mock.patch.object(
+            sampler, "init_sample_state", functools.partial(_abstract_state, begin), create=True
+        ),
+    ):
+        _caught(lambda: cluster.generate(prompts=["?"] * rows))
+    state = found[0]
+    total = sum(bytes_on_a_device(leaf) for leaf in jax.tree.leaves(state))
+    cache = sum(bytes_on_a_device(leaf) for leaf in jax.tree.leaves(state.cache))
+    return {"cache": cache, "rest": total - cache}

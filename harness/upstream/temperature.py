@@ -1,0 +1,62 @@
+"""Upstream's log-probs at the temperature at which completions were drawn."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from tunix.rl import common
+
+from harness.upstream import rebind, versions
+
+
+def at_temperature(function: Callable[..., Any], temperature: float) -> Callable[..., Any]:
+    """Gives an upstream function whose log-probs are those of logits over a temperature.
+
+    Args:
+      function: It asks `tunix.rl.common.compute_per_token_logps`.
+      temperature: Above 0.
+
+    Returns:
+      The function, with upstream's own left alone.
+    """
+    return rebind.rebind(
+        function,
+        common=rebind.Overlay(common, compute_per_token_logps=log_probs_at(temperature)),
+    )
+
+
+def log_probs_at(temperature: float) -> Callable[..., Any]:
+    """Gives upstream's log-probs with all logits over a temperature.
+
+    Args:
+      temperature: Above 0.
+
+    Returns:
+      A function with the arguments and results of
+      `tunix.rl.common.compute_per_token_logps`; the logits that it returns are
+      over the temperature too.
+    """
+    if versions.LOG_PROBS_TAKE_TEMPERATURE:
+        return functools.partial(common.compute_per_token_logps, temperature=temperature)
+
+    def log_probs(*args: Any, **kwargs: Any) -> Any:
+        found = _program_at(temperature)(*args, **kwargs)
+        if not kwargs.get("return_logits"):
+            return found
+        chosen, logits = found
+        return chosen, logits / temperature
+
+    return log_probs
+
+
+@functools.cache  # one program for a temperature, as upstream's own is one
+def _program_at(temperature: float) -> Callable[..., Any]:
+    def cooled(logits: jax.Array, ids: jax.Array) -> jax.Array:
+        return common.selective_log_softmax(logits / temperature, ids)
+
+    return jax.jit(
+        rebind.rebind(inspect.unwrap(common.compute_per_token_logps), selective_log_softmax=cooled),
+        static_argnames=("pad_id", "eos_id", "stop_gradient", "return_logits"),
+    )
