@@ -159,10 +159,16 @@ def learning_rate(recipe: recipe_lib.Recipe, peak: float, step: int) -> float:
 
 
 def checkpoint_steps(recipe: recipe_lib.Recipe) -> tuple[int, ...]:
-    """Optimizer steps that are saved: the first, every interval, and the last."""
-    last = global_steps(recipe) * optimizer_steps_per_batch(recipe)
+    """Optimizer steps that are saved: the first, every interval, and the last.
+
+    Each at the end of its batch: from within one nothing can be gone on from.
+    Unmended, a checkpoint is made at the very step that falls due.
+    """
+    batch = optimizer_steps_per_batch(recipe)
+    last = global_steps(recipe) * batch
     interval = recipe.checkpoints.save_interval_steps
-    return tuple(sorted({1, *range(interval, last + 1, interval), last}))
+    due = {1, *range(interval, last + 1, interval), last}
+    return tuple(sorted({math.ceil(step / batch) * batch for step in due}))
 
 
 def account(recipe: recipe_lib.Recipe) -> Account:

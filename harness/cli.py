@@ -4,18 +4,21 @@ Exit codes: 0 done and good; 1 done, and the answer is no; 2 could not be done,
 with one line that names the thing and the mend.
 """
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Said before XLA loads, or its C++ log lines drown what a person came to read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -35,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         code = cli.main(args=argv, prog_name="ppo-harness", standalone_mode=False)
     except HarnessError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        code = 2
+        code = error.exit_code
     except click.ClickException as error:
         click.echo(f"error: {error.format_message()}", err=True)
         code = 2
@@ -122,14 +125,44 @@ def cli() -> None:
     is_flag=True,
     help="Exit with 1 unless the accuracy after PPO is above the interval before it.",
 )
-def run(mode: Any, out: pathlib.Path, require_gain: bool, **recipe_options: Any) -> int:
-    """Run the recipe: evaluate, train by PPO, restore, evaluate again."""
-    recipe = _load_recipe(**recipe_options)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --out; the other options may then be left out.",
+)
+@click.option(
+    "--continue-on-nan",
+    is_flag=True,
+    help="Tell of losses, rewards and gradients that are not finite, and go on.",
+)
+def run(
+    mode: Any,
+    out: pathlib.Path,
+    require_gain: bool,
+    resume: bool,
+    continue_on_nan: bool,
+    **recipe_options: Any,
+) -> int:
+    """Run the recipe: evaluate, train by PPO, restore, evaluate again.
+
+    On SIGTERM the batch in hand is finished, a checkpoint is saved, and the
+    exit code is 143; a second one ends the run at once.
+    """
+    recipe, mode = _recipe_of_run(mode, out, resume, recipe_options)
     _quiet_libraries()
     from harness import pipeline
 
     console = Console()
-    result = pipeline.run(recipe, out, mode=mode, console=console)
+    with _until_terminated(out, at_once=mode == "stock") as stop:
+        result = pipeline.run(
+            recipe,
+            out,
+            mode=mode,
+            console=console,
+            resume=resume,
+            stop=stop,
+            continue_on_nan=continue_on_nan,
+        )
     table = Table("", "accuracy", "95% interval", "format accuracy", "problems")
     for name, found in (("before PPO", result.baseline), ("after PPO", result.trained)):
         low, high = found.accuracy_ci95
@@ -154,6 +187,47 @@ def run(mode: Any, out: pathlib.Path, require_gain: bool, **recipe_options: Any)
     )
     console.print(f"written: {escape(str(out / 'result.json'))}", soft_wrap=True)
     return int(require_gain and not result.gained)
+
+
+def _recipe_of_run(
+    mode: Any, out: pathlib.Path, resume: bool, recipe_options: dict[str, Any]
+) -> tuple[recipe_lib.Recipe, Any]:
+    """Gives recipe and mode: those of the run in `out`, if it goes on and none are given."""
+    from harness import progress
+
+    found = progress.identity_of(out) if resume else None
+    if found is None:
+        return _load_recipe(**recipe_options), mode
+    context = click.get_current_context()
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+    recipe = found.recipe
+    if any(given(name) for name in recipe_options):
+        recipe = _load_recipe(**recipe_options)
+    return recipe, mode if given("mode") else found.mode
+
+
+@contextlib.contextmanager
+def _until_terminated(out: pathlib.Path, *, at_once: bool) -> Iterator[Callable[[], bool]]:
+    """Takes SIGTERM for the wish to end; gives whether there is one."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        del frame
+        if at_once or asked:
+            raise terminated(out)
+        asked.append(number)
+        click.echo("stopping once the batch in hand is done and saved", err=True)
+
+    from harness.progress import terminated
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @cli.command()

@@ -10,6 +10,7 @@ from harness.upstream.learner import (
     Learner,
     RewardFn,
     TrainExample,
+    Watcher,
     divergence,
     generate_example,
     log_probs,
@@ -31,7 +32,8 @@ from harness.upstream.ledger import (
     present,
     reproduction,
 )
-from harness.upstream.metrics import StepRecorder
+from harness.upstream.metrics import Scalars, not_finite, rows
+from harness.upstream.resume import Point, latest, seal, take_back
 from harness.upstream.trace import Trace, parameters, watch, weights
 
 __all__ = [
@@ -42,25 +44,32 @@ __all__ = [
     "Generator",
     "Learner",
     "Mode",
+    "Point",
     "RewardFn",
-    "StepRecorder",
+    "Scalars",
     "Trace",
     "TrainExample",
+    "Watcher",
     "defect",
     "divergence",
     "generate_example",
     "installed_version",
+    "latest",
     "log_probs",
     "make_cluster",
     "make_learner",
     "mends",
+    "not_finite",
     "parameters",
     "present",
     "release",
     "reproduction",
     "restore_actor",
+    "rows",
     "rows_of_values_calls",
     "saved_steps",
+    "seal",
+    "take_back",
     "total_rewards",
     "train_on",
     "values",
