@@ -71,7 +71,11 @@ def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="SOURCE",
                 help="arithmetic, tfds, tfds:DIR or jsonl:DIR.",
             ),
-            click.option("--checkpoint", metavar="PATH", help="Orbax folder of a Gemma 3."),
+            click.option(
+                "--checkpoint",
+                metavar="PATH",
+                help="Orbax folder of a Gemma 3, or kaggle:OWNER/MODEL/flax/VARIATION.",
+            ),
             click.option("--seed", type=int, metavar="N", help="Seed of the run."),
         )
     ):
@@ -135,12 +139,19 @@ def cli() -> None:
     is_flag=True,
     help="Tell of losses, rewards and gradients that are not finite, and go on.",
 )
+@click.option(
+    "--log-probs",
+    metavar="F.json",
+    type=click.Path(path_type=pathlib.Path),
+    help="Hold the loaded model to log-probs made by make-log-probs.",
+)
 def run(
     mode: Any,
     out: pathlib.Path,
     require_gain: bool,
     resume: bool,
     continue_on_nan: bool,
+    log_probs: pathlib.Path | None,
     **recipe_options: Any,
 ) -> int:
     """Run the recipe: evaluate, train by PPO, restore, evaluate again.
@@ -162,30 +173,9 @@ def run(
             resume=resume,
             stop=stop,
             continue_on_nan=continue_on_nan,
+            log_probs=log_probs,
         )
-    table = Table("", "accuracy", "95% interval", "format accuracy", "problems")
-    for name, found in (("before PPO", result.baseline), ("after PPO", result.trained)):
-        low, high = found.accuracy_ci95
-        table.add_row(
-            name,
-            f"{found.accuracy:.3f}",
-            f"{low:.3f} .. {high:.3f}",
-            f"{found.format_accuracy:.3f}",
-            str(found.total),
-        )
-    console.print(table)
-    console.print(_phase_table(result.phases))
-    dropped = {split: count for split, count in result.long_prompts.items() if count}
-    if dropped:
-        console.print(
-            f"dropped for prompts over {recipe.rollout.max_prompt_length} tokens: "
-            + ", ".join(f"{count} {split}" for split, count in dropped.items())
-        )
-    console.print(
-        f"Tunix {result.to_dict()['upstream']['version']} ({mode}); mends: "
-        f"{', '.join(result.mends) or 'none'}; checkpoint of step {result.checkpoint_step}"
-    )
-    console.print(f"written: {escape(str(out / 'result.json'))}", soft_wrap=True)
+    _print_result(console, recipe, mode, result, out)
     return int(require_gain and not result.gained)
 
 
@@ -375,11 +365,57 @@ def make_tokenizer(path: pathlib.Path, vocab_size: int) -> None:
     click.echo(f"written: {path}")
 
 
+@cli.command("make-log-probs")
+@_recipe_options
+@click.argument("path", type=click.Path(path_type=pathlib.Path))
+def make_log_probs(path: pathlib.Path, **recipe_options: Any) -> None:
+    """Write the model's log-probs of a fixed prompt to PATH, to hold later loads to."""
+    recipe = _load_recipe(**recipe_options)
+    _quiet_libraries()
+    from harness import models, pipeline
+    from harness import tokenizer as tokenizer_lib
+    from harness.models import kaggle, probe
+
+    recipe = kaggle.local(recipe)
+    mesh = models.make_mesh(recipe.sharding)
+    policy = pipeline.make_policy(recipe, mesh)
+    probe.write(probe.log_probs(policy, tokenizer_lib.load(recipe), mesh), path)
+    click.echo(f"written: {path}")
+
+
 def _quiet_libraries() -> None:
     """Keeps the libraries' own log lines out of the way of what was asked."""
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
+
+
+def _print_result(
+    console: Console, recipe: recipe_lib.Recipe, mode: str, result: Any, out: pathlib.Path
+) -> None:
+    table = Table("", "accuracy", "95% interval", "format accuracy", "problems")
+    for name, found in (("before PPO", result.baseline), ("after PPO", result.trained)):
+        low, high = found.accuracy_ci95
+        table.add_row(
+            name,
+            f"{found.accuracy:.3f}",
+            f"{low:.3f} .. {high:.3f}",
+            f"{found.format_accuracy:.3f}",
+            str(found.total),
+        )
+    console.print(table)
+    console.print(_phase_table(result.phases))
+    dropped = {split: count for split, count in result.long_prompts.items() if count}
+    if dropped:
+        console.print(
+            f"dropped for prompts over {recipe.rollout.max_prompt_length} tokens: "
+            + ", ".join(f"{count} {split}" for split, count in dropped.items())
+        )
+    console.print(
+        f"Tunix {result.to_dict()['upstream']['version']} ({mode}); mends: "
+        f"{', '.join(result.mends) or 'none'}; checkpoint of step {result.checkpoint_step}"
+    )
+    console.print(f"written: {escape(str(out / 'result.json'))}", soft_wrap=True)
 
 
 def _phase_table(phases: list[dict[str, Any]]) -> Table:

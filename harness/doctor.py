@@ -178,7 +178,7 @@ def _kaggle(recipe: Recipe | None, env: Mapping[str, str]) -> Check:
     needed = (
         recipe is not None
         and recipe.model.weights == "checkpoint"
-        and recipe.model.checkpoint is None
+        and (recipe.model.checkpoint or "kaggle:").startswith("kaggle:")
     )
     return check(
         "missing" if needed else "warn",

@@ -35,6 +35,7 @@ from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.measure import environment, memory
 from harness.measure.phases import Phases
+from harness.models import kaggle, probe
 from harness.models import warm_start as warm_start_lib
 
 SCHEMA = "tunix-ppo-harness/result/1"
@@ -60,6 +61,7 @@ class Result:
       checkpoint_step: Optimizer step of the checkpoint that was restored.
       resumed_at: Optimizer step from which the process that finished the run
         went on; none if one process did it all.
+      model: What was loaded from a checkpoint, as `harness.models.probe.describe` says.
     """
 
     recipe: recipe_lib.Recipe
@@ -76,6 +78,7 @@ class Result:
     phases: list[dict[str, Any]]
     checkpoint_step: int
     resumed_at: int | None = None
+    model: dict[str, Any] | None = None
 
     @property
     def gained(self) -> bool:
@@ -105,6 +108,7 @@ class Result:
             "phases": self.phases,
             "checkpoint_step": self.checkpoint_step,
             "resumed_at": self.resumed_at,
+            "model": self.model,
         }
 
 
@@ -117,6 +121,7 @@ def run(
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
     continue_on_nan: bool = False,
+    log_probs: pathlib.Path | None = None,
 ) -> Result:
     """Runs the recipe from data to the second evaluation.
 
@@ -131,6 +136,7 @@ def run(
         whole checkpoint.
       stop: Asked between batches whether to save and end.
       continue_on_nan: Whether to go on past figures that are not finite.
+      log_probs: File of `make-log-probs` to which the policy is held before anything.
 
     Returns:
       The result, which is also written.
@@ -163,13 +169,26 @@ def run(
             options.check(kept)
             kept.now(stage)
 
+        described = None
         with phases("prepare"), show.step("data, tokenizer and models"):
             doing("prepare")
             reward_fn = rewards.build(recipe.reward)
             mesh = models.make_mesh(recipe.sharding)
-            tokenizer = tokenizer_lib.load(recipe)
+            local = kaggle.local(recipe)
+            tokenizer = tokenizer_lib.load(local)
             dataset = data.load(recipe, tokenizer)
-            policy = make_policy(recipe, mesh)
+            policy = make_policy(local, mesh)
+            if recipe.model.weights == "checkpoint":
+                described = probe.describe(policy)
+                kept.keep_stage("model", described)
+                options.say(
+                    f"loaded {len(described['arrays'])} arrays, {described['parameters']:,} "
+                    f"parameters, {', '.join(described['dtypes'])}, "
+                    f"sha256 {described['sha256'][:12]}"
+                )
+            if log_probs is not None:
+                distance = probe.compare(policy, tokenizer, mesh, log_probs)
+                options.say(f"log-probs are within {distance:.2g} nats of {log_probs}")
 
         warm = None
         if recipe.model.weights == "random" and recipe.warm_start.max_steps:
@@ -255,6 +274,7 @@ def run(
             phases=phases.to_list(),
             checkpoint_step=checkpoint_step,
             resumed_at=trained.resumed_at,
+            model=described,
         )
         write(result, out)
         kept.now("done")
@@ -275,7 +295,7 @@ def make_policy(recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh) -> gemma3.Ge
       HarnessError: The checkpoint cannot be used.
     """
     if recipe.model.weights == "checkpoint":
-        return models.load_gemma(recipe.model, mesh)
+        return models.load_gemma(kaggle.local(recipe).model, mesh)
     return models.random_gemma(recipe.model, mesh, recipe.seed)
 
 
@@ -322,6 +342,7 @@ def _read(kept: progress.Progress) -> Result:
             phases=tree["phases"],
             checkpoint_step=tree["checkpoint_step"],
             resumed_at=tree["resumed_at"],
+            model=tree["model"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.HarnessError(

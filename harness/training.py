@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import accounting, data, errors, files, progress, upstream
+from harness import accounting, data, errors, files, progress, rewards, upstream
 from harness import recipe as recipe_lib
 
 
@@ -93,12 +93,6 @@ def train(
     if kept.resumed:
         options.say(f"training goes on from optimizer step {point.step}")
     cluster = make_cluster(note={"run": run})
-    if cluster.actor_trainer.train_steps != point.step or cluster.global_steps != point.global_step:
-        raise errors.RunStopped(
-            f"{out} was restored at optimizer step {cluster.actor_trainer.train_steps}, global "
-            f"step {cluster.global_steps}, not at {point.step}, {point.global_step}: another Tunix "
-            "is installed than the one that began it; use that one"
-        )
     scalars = upstream.Scalars(cluster)
     scalars.tell_again(before)
     watch = _Watch(kept, scalars, options)
@@ -109,6 +103,14 @@ def train(
         mends=mends,
         watcher=watch,
     )
+    found = cluster.actor_trainer.train_steps, cluster.global_steps
+    if found != (point.step, point.global_step):
+        upstream.release(learner)
+        raise errors.RunStopped(
+            f"{out} was restored at optimizer step {found[0]}, global step {found[1]}, not at "
+            f"{point.step}, {point.global_step}: another Tunix is installed than the one that "
+            "began it; use that one"
+        )
     try:
         if point.global_step < accounting.global_steps(recipe):
             learner.train(dataset.train, dataset.validation)
@@ -160,8 +162,10 @@ class _Watch:
         def reward(
             prompts: Sequence[str], completions: Sequence[str], **columns: Any
         ) -> Sequence[float]:
-            scores = reward_fn(prompts, completions, **columns)
-            if not np.all(np.isfinite(np.asarray(scores, float))):
+            try:
+                return reward_fn(prompts, completions, **columns)
+            except rewards.NotFiniteError as found:
+                scores = np.asarray(found.scores)
                 self._not_finite(
                     "the reward",
                     "rollout",
@@ -169,7 +173,7 @@ class _Watch:
                     {
                         "prompts": np.asarray(prompts),
                         "completions": np.asarray(completions),
-                        "scores": np.asarray(scores, float),
+                        "scores": scores,
                         **{
                             name: np.asarray(column)
                             for name, column in columns.items()
@@ -177,7 +181,8 @@ class _Watch:
                         },
                     },
                 )
-            return scores
+                # As upstream would, once told to go on.
+                return np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0).tolist()
 
         # Upstream logs a reward under the name of its function.
         reward.__name__ = getattr(reward_fn, "__name__", "reward")

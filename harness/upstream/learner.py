@@ -144,7 +144,11 @@ class MendedLearner(ppo_learner.PPOLearner):
             )
         kwargs.update(service_target_batch_size=service_target_batch_size, mode=mode)
         if mode == rl_cluster.Mode.TRAIN:
-            self._tell("rollout")
+            try:
+                self._tell("rollout")
+            except BaseException:
+                kwargs["data_queue"].put(None)  # or who waits for data waits for ever
+                raise
             if self._micro_batches_to_skip:
                 kwargs["iterator"] = self._skipping(kwargs["iterator"])
         if "resume-restarts-noise" not in self._mends:
