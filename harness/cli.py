@@ -179,6 +179,73 @@ def run(
     return int(require_gain and not result.gained)
 
 
+@cli.command()
+@_recipe_options
+@click.option(
+    "--device",
+    type=click.Choice(["tpu", "gpu"]),
+    default="tpu",
+    show_default=True,
+    help="What the machine must have; a GPU takes bfloat16.",
+)
+@click.option(
+    "--max-batches",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train on and evaluate at most N batches: a smoke run.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=pathlib.Path),
+    help="Folder for everything that the run writes; new or empty.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option(
+    "--log-probs",
+    metavar="F.json",
+    type=click.Path(path_type=pathlib.Path),
+    help="Hold the loaded model to log-probs made by make-log-probs.",
+)
+def e2e(
+    device: str,
+    max_batches: int | None,
+    out: pathlib.Path,
+    resume: bool,
+    log_probs: pathlib.Path | None,
+    **recipe_options: Any,
+) -> int:
+    """Run the recipe on a chip, and hold every figure to what it should be."""
+    _quiet_libraries()
+    from harness import doctor as doctor_lib
+
+    doctor_lib.require(device)
+    from harness import e2e as e2e_lib
+    from harness import pipeline
+
+    recipe = e2e_lib.recipe_for(_load_recipe(**recipe_options), device, max_batches)
+    console = Console()
+    console.print(_check_table(e2e_lib.examine(recipe)))
+    chip = e2e_lib.chip()
+    planned = e2e_lib.plan(recipe, chip, "mended") if chip else None
+    console.print(
+        f"planned for {chip}: it fits" if planned else "not planned: no `plan` for this chip here"
+    )
+    with _until_terminated(out, at_once=False) as stop:
+        result = pipeline.run(
+            recipe, out, console=console, resume=resume, stop=stop, log_probs=log_probs
+        )
+    _print_result(console, recipe, "mended", result, out)
+    table = Table("figure", "measured", "expected", "holds")
+    figures = e2e_lib.figures(result, planned)
+    for each in figures:
+        holds = {True: "yes", False: "NO", None: "-"}[each.holds]
+        table.add_row(each.name, each.measured, each.expected or "-", holds)
+    console.print(table)
+    return int(any(each.holds is False for each in figures))
+
+
 def _recipe_of_run(
     mode: Any, out: pathlib.Path, resume: bool, recipe_options: dict[str, Any]
 ) -> tuple[recipe_lib.Recipe, Any]:
@@ -268,10 +335,7 @@ def doctor(json_file: pathlib.Path | None, **recipe_options: Any) -> int:
     report = doctor_lib.examine(recipe, defects=defects)
     if json_file is not None:
         _write_json(json_file, report.to_dict())
-    table = Table("check", "status", "detail")
-    for check in report.checks:
-        table.add_row(escape(check.name), check.status, escape(check.detail))
-    Console().print(table)
+    Console().print(_check_table(report))
     return 0 if report.ok else 1
 
 
@@ -416,6 +480,13 @@ def _print_result(
         f"{', '.join(result.mends) or 'none'}; checkpoint of step {result.checkpoint_step}"
     )
     console.print(f"written: {escape(str(out / 'result.json'))}", soft_wrap=True)
+
+
+def _check_table(report: Any) -> Table:
+    table = Table("check", "status", "detail")
+    for check in report.checks:
+        table.add_row(escape(check.name), check.status, escape(check.detail))
+    return table
 
 
 def _phase_table(phases: list[dict[str, Any]]) -> Table:
