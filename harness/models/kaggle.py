@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 from harness import errors
@@ -110,7 +111,10 @@ def _discreet() -> Iterator[None]:
     for each in loggers:
         each.setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            if not sys.stderr.isatty():  # bars are for who watches
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             yield
     finally:
         for each, level in zip(loggers, before, strict=True):
