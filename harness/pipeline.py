@@ -146,6 +146,7 @@ def run(
       RunStopped: The run cannot go on now; what it had is kept.
       HarnessError: Something given cannot be used; nothing is left in `out`.
     """
+    models.one_host()
     console = console or Console(quiet=True)
     show = _Show(console)
     phases = Phases()

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from tunix.sft import checkpoint_manager
 
-from harness import errors, files, pipeline, progress, training, upstream
+from harness import errors, files, models, pipeline, progress, training, upstream
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from tests import killing
@@ -488,8 +488,6 @@ def test_stages_keep_everything(finished_run):
 
 
 def test_weights_have_a_checksum_that_sees_a_bit(finished_run):
-    from harness import models
-
     mesh = models.make_mesh(finished_run.recipe.sharding)
     policy = pipeline.make_policy(finished_run.recipe, mesh)
     before = models.checksum(policy)
@@ -498,3 +496,55 @@ def test_weights_have_a_checksum_that_sees_a_bit(finished_run):
     scale.set_value(scale.get_value().at[0].add(1e-6))
     assert models.checksum(policy) != before
     assert jax.default_backend() == "cpu"
+
+
+def test_several_hosts_are_refused_with_the_ledgers_reason(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    code, _, err = call(capsys, "run", "--out", tmp_path / "out")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "2 hosts are joined here" in err
+    assert "several-hosts in the ledger" in err
+    assert upstream.defect("several-hosts").mend is None
+    assert not (tmp_path / "out").exists()
+
+
+# What a person sees, and the test that holds it to its exit code.
+TOLD = (
+    "it may hold another run",
+    "is writing to",
+    "give the options with which it began",
+    "is refused:",
+    "cannot be written (",
+    "stopped as asked",
+    "is not finite in global step",
+    "the policy before PPO has checksum",
+    "hosts are joined here",
+    "needs Kaggle credentials and there are none",
+    "Kaggle does not take the credentials",
+    "is not accepted by this account",
+    "Kaggle has no model",
+    "Kaggle cannot be reached",
+    "cannot be kept in",
+    "the handle is not",
+    "no TPU is here",
+    "does not fit",
+    "log-probs differ from",
+)
+
+
+@pytest.mark.parametrize("line", TOLD)
+def test_what_is_told_stands_in_the_readme(line):
+    table = (ROOT / "README.md").read_text().partition("## When something is refused")[2]
+    assert any(line in row for row in table.splitlines() if row.startswith("|"))
+
+
+def test_weights_that_are_not_those_the_run_began_with_are_refused(finished_run, tmp_path):
+    out = tmp_path / "out"
+    recipe = finished_run.recipe
+    policy = pipeline.make_policy(recipe, models.make_mesh(recipe.sharding))
+    with progress.claim(out, recipe, "mended", {}) as kept:
+        pipeline._same_policy(kept, policy)
+        pipeline._same_policy(kept, policy)
+        policy.final_norm.scale.set_value(policy.final_norm.scale.get_value() + 1)
+        with pytest.raises(errors.RunStopped, match="the policy before PPO has checksum"):
+            pipeline._same_policy(kept, policy)

@@ -3,7 +3,7 @@
 from harness.models.critic import GemmaCritic, make_critic
 from harness.models.gemma import checksum, clone, load_gemma, random_gemma
 from harness.models.lora import apply_lora, lora_state, lora_weights
-from harness.models.mesh import make_mesh
+from harness.models.mesh import make_mesh, one_host
 
 __all__ = [
     "GemmaCritic",
@@ -15,5 +15,6 @@ __all__ = [
     "lora_weights",
     "make_critic",
     "make_mesh",
+    "one_host",
     "random_gemma",
 ]

@@ -415,6 +415,15 @@ DEFECTS: tuple[Defect, ...] = (
         effect="The first batch and its old log-probs are of the untrained policy.",
     ),
     Defect(
+        id="several-hosts",
+        title="Of several processes, each takes the whole batch for its share.",
+        where="tunix/sft/sharding_utils.py:70",
+        effect=(
+            "Two hosts train on every row twice, and each reads sampled tokens of which it holds "
+            "a part: `run` refuses several hosts."
+        ),
+    ),
+    Defect(
         id="lora-critic-head-frozen",
         title="The value head of a critic with LoRA is not trained.",
         where="tunix/sft/peft_trainer.py:217",
