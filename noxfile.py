@@ -99,7 +99,7 @@ def _e2e(session: nox.Session, device: str) -> None:
 def kill_study(session: nox.Session) -> None:
     """Kills runs at 20 seeded moments, and holds each resumed run to one never killed."""
     install(session)
-    session.run("python", "-m", "tests.killing", *session.posargs, env=CPU)
+    session.run("python", "-m", "tests.killing", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
