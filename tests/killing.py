@@ -25,6 +25,7 @@ import numpy as np
 from orbax import checkpoint as ocp
 from tensorboardX.proto import event_pb2
 
+_EVENT: Any = vars(event_pb2)["Event"]  # protobuf makes it when it is imported
 PHASES = ("warm_start", "baseline", "rollout", "train", "checkpoint", "trained")
 # Four batches of two mini-batches, two epochs each; a checkpoint falls due in
 # mid-batch. A policy that answers some problems, so that there is a gradient.
@@ -76,7 +77,7 @@ def scalars(out: pathlib.Path) -> list[tuple[str, int, float]]:
     found = []
     for path in (out / "tensorboard").glob("events.out.tfevents.*"):
         for record in _records(path.read_bytes()):
-            event = event_pb2.Event.FromString(record)
+            event = _EVENT.FromString(record)
             found += [
                 (each.tag, event.step, each.simple_value)
                 for each in event.summary.value

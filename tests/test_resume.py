@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,6 +32,12 @@ class Killed(BaseException):
 
 def refuse_to_write(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def whose(out: pathlib.Path) -> progress.Identity:
+    found = progress.identity_of(out)
+    assert found is not None
+    return found
 
 
 def at(
@@ -79,14 +86,14 @@ def test_a_run_that_is_stopped_in_every_way_ends_as_one_that_never_was(
             errors.RunStopped, match=r"step 2 cannot be written .*No space left on device"
         ):
             pipeline.run(small_recipe(), out)
-    assert upstream.latest(out, progress.identity_of(out).id).step == 0
+    assert upstream.latest(out, whose(out).id).step == 0
     # Asked to end: the batch in hand is finished and saved.
     with monkeypatch.context() as patch:
         asked: list[bool] = []
         at(patch, "train", 1, lambda: asked.append(True))
         with pytest.raises(errors.Terminated, match="go on with: run --resume"):
             resumed(out, stop=lambda: bool(asked))
-    assert upstream.latest(out, progress.identity_of(out).id).step == 2
+    assert upstream.latest(out, whose(out).id).step == 2
     # SIGKILL, to a process of its own, while it makes the second batch's updates.
     environment = {
         **os.environ,
@@ -173,7 +180,7 @@ def foreign(out: pathlib.Path) -> str:
 
 def sealed_by_another(out: pathlib.Path) -> str:
     path = out / "checkpoints" / "sealed" / "4.json"
-    path.write_text(path.read_text().replace(progress.identity_of(out).id, "another"))
+    path.write_text(path.read_text().replace(whose(out).id, "another"))
     return "it is of another run"
 
 
@@ -211,7 +218,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_the_one_before_
 ):
     out = tmp_path / "out"
     shutil.copytree(finished_run.out, out)
-    run = progress.identity_of(out).id
+    run = whose(out).id
     assert upstream.latest(out, run) == upstream.Point(4, 2)
     torn = out / "checkpoints" / "actor" / "6.orbax-checkpoint-tmp-7"
     torn.mkdir()
@@ -329,7 +336,7 @@ def test_a_run_goes_on_only_as_it_began(tmp_path):
         progress.claim(out, recipe, "mended", {}),
     ):
         pass
-    assert progress.identity_of(out).recipe == recipe
+    assert whose(out).recipe == recipe
 
 
 def fail(out: pathlib.Path, name: str) -> None:
@@ -456,7 +463,7 @@ EXAMPLE = upstream.TrainExample(
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_batch(event, what, value, kept):
-    heard = Heard([("actor/train/loss", 1.0, 2), ("rewards/train/score/max", float("nan"), 1)])
+    heard: Any = Heard([("actor/train/loss", 1.0, 2), ("rewards/train/score/max", float("nan"), 1)])
     said: list[str] = []
     patient = training._Watch(kept, heard, training.Options(continue_on_nan=True, say=said.append))
     watch = training._Watch(kept, heard, training.Options())
