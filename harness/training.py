@@ -136,7 +136,8 @@ class _Watch:
 
     def doing(self, what: str, global_step: int) -> None:
         self._global_step = global_step
-        self._kept.now(what, global_step=global_step + 1)
+        # A checkpoint is of the batches that are done, all else of the one in hand.
+        self._kept.now(what, global_step=global_step + (what != "checkpoint"))
 
     def mini_batch_ended(self, examples: Sequence[upstream.TrainExample]) -> None:
         found = upstream.not_finite(self._scalars.since(self._looked_at))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -20,7 +21,9 @@ from tunix.sft import checkpoint_manager
 
 from harness import errors, files, models, pipeline, progress, training, upstream
 from harness import recipe as recipe_lib
+from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
+from harness.upstream import rehearsal
 from tests import killing
 from tests.conftest import SMALL, small_recipe
 from tests.test_cli import ROOT, call
@@ -72,27 +75,12 @@ def test_a_run_that_is_stopped_in_every_way_ends_as_one_that_never_was(
     finished_run, tmp_path, compiled_programs, monkeypatch
 ):
     out = tmp_path / "out"
-    # The disk is full once the actor is saved and the critic is not.
-    with monkeypatch.context() as patch:
-        save = checkpoint_manager.CheckpointManager.save
-
-        def no_room_for_the_critic(self, *args, **kwargs):
-            if kwargs.get("custom_metadata", {}).get("role") == "critic":
-                refuse_to_write()
-            return save(self, *args, **kwargs)
-
-        patch.setattr(checkpoint_manager.CheckpointManager, "save", no_room_for_the_critic)
-        with pytest.raises(
-            errors.RunStopped, match=r"step 2 cannot be written .*No space left on device"
-        ):
-            pipeline.run(small_recipe(), out)
-    assert upstream.latest(out, whose(out).id).step == 0
     # Asked to end: the batch in hand is finished and saved.
     with monkeypatch.context() as patch:
         asked: list[bool] = []
         at(patch, "train", 1, lambda: asked.append(True))
         with pytest.raises(errors.Terminated, match="go on with: run --resume"):
-            resumed(out, stop=lambda: bool(asked))
+            pipeline.run(small_recipe(), out, stop=lambda: bool(asked))
     assert upstream.latest(out, whose(out).id).step == 2
     # SIGKILL, to a process of its own, while it makes the second batch's updates.
     environment = {
@@ -126,6 +114,34 @@ def test_a_run_that_is_stopped_in_every_way_ends_as_one_that_never_was(
     before = (out / "result.json").read_bytes()
     assert "is complete" in resumed(out)
     assert (out / "result.json").read_bytes() == before
+
+
+def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_before(
+    tmp_path, monkeypatch
+):
+    recipe = small_recipe(
+        "data.num_batches=2", "optimizers.max_steps=all", "checkpoints.save_interval_steps=1"
+    )
+    tokenizer = tokenizer_lib.load(recipe)
+    mends = upstream.mends("mended")
+    play = functools.partial(
+        rehearsal.rehearse, recipe, tokenizer=tokenizer, mends=mends, directory=tmp_path
+    )
+    play(batches=1)
+    assert upstream.saved_steps(tmp_path, "critic") == [2]
+    save = checkpoint_manager.CheckpointManager.save
+
+    def no_room_for_the_critic(self, *args, **kwargs):
+        if kwargs["custom_metadata"]["role"] == "critic":
+            refuse_to_write()
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint_manager.CheckpointManager, "save", no_room_for_the_critic)
+    with pytest.raises(
+        errors.RunStopped, match=r"step 4 cannot be written .*No space left on device\): make room"
+    ):
+        play(batches=2)
+    assert upstream.saved_steps(tmp_path, "critic") == [2]
 
 
 def largest(folder: pathlib.Path) -> pathlib.Path:
