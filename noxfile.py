@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import nox
+import nox.command
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -75,6 +76,46 @@ def cpu_e2e(session: nox.Session) -> None:
         *arguments,
         env=CPU,
     )
+
+
+@nox.session
+def tpu_e2e(session: nox.Session) -> None:
+    """The reference recipe on Gemma 3 1B, on a TPU; writes runs/tpu_e2e unless told `--out`."""
+    install(session, *(["tpu"] if _has_tpu() else []))
+    _e2e(session, "tpu")
+
+
+@nox.session
+def gpu_e2e(session: nox.Session) -> None:
+    """The same on a GPU, in bfloat16; writes runs/gpu_e2e unless told `--out`."""
+    install(session, *(["gpu"] if shutil.which("nvidia-smi") else []))
+    _e2e(session, "gpu")
+
+
+def _has_tpu() -> bool:
+    """Tells whether Linux shows a TPU's device; libtpu is of use with one alone."""
+    return any(pathlib.Path("/dev").glob("accel*")) or pathlib.Path("/dev/vfio/0").exists()
+
+
+def _e2e(session: nox.Session, device: str) -> None:
+    arguments = list(session.posargs)
+    if not any(each == "--out" or each.startswith("--out=") for each in arguments):
+        arguments = ["--out", os.fspath(pathlib.Path("runs", f"{device}_e2e")), *arguments]
+    command = ("python", "-m", "harness", "e2e", "--preset", "gemma3-1b", "--data", "tfds")
+    try:
+        session.run(*command, "--device", device, *arguments)
+    except nox.command.CommandFailed as error:
+        # nox makes 1 of every failure; that a machine lacks the chip is no failed run.
+        if "code 2" in str(error.reason):
+            raise SystemExit(2) from None
+        raise
+
+
+@nox.session
+def kill_study(session: nox.Session) -> None:
+    """Kills runs at 20 seeded moments, and holds each resumed run to one never killed."""
+    install(session)
+    session.run("python", "-m", "tests.killing", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session

@@ -189,7 +189,7 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
             directory=tmp_path / name,
             mends=mends,
         )
-        upstream.StepRecorder(cluster)
+        upstream.Scalars(cluster)
         return upstream.make_learner(
             recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), mends=mends
         )

@@ -168,10 +168,15 @@ def optimizer_steps(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> in
 
 
 def checkpoint_steps(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> tuple[int, ...]:
-    """Optimizer steps that are saved: the first, every interval, and the last."""
-    last = optimizer_steps(recipe, overshoots=overshoots)
+    """Optimizer steps that are saved: the first, every interval, and the last.
+
+    Each at the end of its batch: from within one nothing can be gone on from.
+    Unmended, a checkpoint is made at the very step that falls due.
+    """
+    batch, last = optimizer_steps_per_batch(recipe), optimizer_steps(recipe, overshoots=overshoots)
     interval = recipe.checkpoints.save_interval_steps
-    return tuple(sorted({1, *range(interval, last + 1, interval), last}))
+    due = {1, *range(interval, last + 1, interval), last}
+    return tuple(sorted({min(math.ceil(step / batch) * batch, last) for step in due}))
 
 
 def account(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> Account:

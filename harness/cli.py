@@ -4,18 +4,21 @@ Exit codes: 0 done and good; 1 done, and the answer is no; 2 could not be done,
 with one line that names the thing and the mend.
 """
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Said before XLA loads, or its C++ log lines drown what a person came to read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -35,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         code = cli.main(args=argv, prog_name="ppo-harness", standalone_mode=False)
     except HarnessError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        code = 2
+        code = error.exit_code
     except click.ClickException as error:
         click.echo(f"error: {error.format_message()}", err=True)
         code = 2
@@ -68,7 +71,11 @@ def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="SOURCE",
                 help="arithmetic, tfds, tfds:DIR or jsonl:DIR.",
             ),
-            click.option("--checkpoint", metavar="PATH", help="Orbax folder of a Gemma 3."),
+            click.option(
+                "--checkpoint",
+                metavar="PATH",
+                help="Orbax folder of a Gemma 3, or kaggle:OWNER/MODEL/flax/VARIATION.",
+            ),
             click.option("--seed", type=int, metavar="N", help="Seed of the run."),
         )
     ):
@@ -122,38 +129,162 @@ def cli() -> None:
     is_flag=True,
     help="Exit with 1 unless the accuracy after PPO is above the interval before it.",
 )
-def run(mode: Any, out: pathlib.Path, require_gain: bool, **recipe_options: Any) -> int:
-    """Run the recipe: evaluate, train by PPO, restore, evaluate again."""
-    recipe = _load_recipe(**recipe_options)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --out; the other options may then be left out.",
+)
+@click.option(
+    "--continue-on-nan",
+    is_flag=True,
+    help="Tell of losses, rewards and gradients that are not finite, and go on.",
+)
+@click.option(
+    "--log-probs",
+    metavar="F.json",
+    type=click.Path(path_type=pathlib.Path),
+    help="Hold the loaded model to log-probs made by make-log-probs.",
+)
+def run(
+    mode: Any,
+    out: pathlib.Path,
+    require_gain: bool,
+    resume: bool,
+    continue_on_nan: bool,
+    log_probs: pathlib.Path | None,
+    **recipe_options: Any,
+) -> int:
+    """Run the recipe: evaluate, train by PPO, restore, evaluate again.
+
+    On SIGTERM the batch in hand is finished, a checkpoint is saved, and the
+    exit code is 143; a second one ends the run at once.
+    """
+    recipe, mode = _recipe_of_run(mode, out, resume, recipe_options)
     _quiet_libraries()
     from harness import pipeline
 
     console = Console()
-    result = pipeline.run(recipe, out, mode=mode, console=console)
-    table = Table("", "accuracy", "95% interval", "format accuracy", "problems")
-    for name, found in (("before PPO", result.baseline), ("after PPO", result.trained)):
-        low, high = found.accuracy_ci95
-        table.add_row(
-            name,
-            f"{found.accuracy:.3f}",
-            f"{low:.3f} .. {high:.3f}",
-            f"{found.format_accuracy:.3f}",
-            str(found.total),
+    with _until_terminated(out, at_once=mode == "stock") as stop:
+        result = pipeline.run(
+            recipe,
+            out,
+            mode=mode,
+            console=console,
+            resume=resume,
+            stop=stop,
+            continue_on_nan=continue_on_nan,
+            log_probs=log_probs,
         )
-    console.print(table)
-    console.print(_phase_table(result.phases))
-    dropped = {split: count for split, count in result.long_prompts.items() if count}
-    if dropped:
-        console.print(
-            f"dropped for prompts over {recipe.rollout.max_prompt_length} tokens: "
-            + ", ".join(f"{count} {split}" for split, count in dropped.items())
-        )
-    console.print(
-        f"Tunix {result.to_dict()['upstream']['version']} ({mode}); mends: "
-        f"{', '.join(result.mends) or 'none'}; checkpoint of step {result.checkpoint_step}"
-    )
-    console.print(f"written: {escape(str(out / 'result.json'))}", soft_wrap=True)
+    _print_result(console, recipe, mode, result, out)
     return int(require_gain and not result.gained)
+
+
+@cli.command()
+@_recipe_options
+@click.option(
+    "--device",
+    type=click.Choice(["tpu", "gpu"]),
+    default="tpu",
+    show_default=True,
+    help="What the machine must have; a GPU takes bfloat16.",
+)
+@click.option(
+    "--max-batches",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train on and evaluate at most N batches: a smoke run.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=pathlib.Path),
+    help="Folder for everything that the run writes; new or empty.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option(
+    "--log-probs",
+    metavar="F.json",
+    type=click.Path(path_type=pathlib.Path),
+    help="Hold the loaded model to log-probs made by make-log-probs.",
+)
+def e2e(
+    device: str,
+    max_batches: int | None,
+    out: pathlib.Path,
+    resume: bool,
+    log_probs: pathlib.Path | None,
+    **recipe_options: Any,
+) -> int:
+    """Run the recipe on a chip, and hold every figure to what it should be."""
+    _quiet_libraries()
+    from harness import doctor as doctor_lib
+
+    doctor_lib.require(device)
+    from harness import e2e as e2e_lib
+    from harness import pipeline
+
+    recipe = e2e_lib.recipe_for(_load_recipe(**recipe_options), device, max_batches)
+    console = Console()
+    console.print(_check_table(e2e_lib.examine(recipe)))
+    chip = e2e_lib.chip()
+    planned = e2e_lib.plan(recipe, chip, "mended") if chip else None
+    console.print(
+        f"planned for {chip}: it fits" if planned else "not planned: no `plan` for this chip here"
+    )
+    with _until_terminated(out, at_once=False) as stop:
+        result = pipeline.run(
+            recipe, out, console=console, resume=resume, stop=stop, log_probs=log_probs
+        )
+    _print_result(console, recipe, "mended", result, out)
+    table = Table("figure", "measured", "expected", "holds")
+    figures = e2e_lib.figures(result, planned)
+    for each in figures:
+        holds = {True: "yes", False: "NO", None: "-"}[each.holds]
+        table.add_row(each.name, each.measured, each.expected or "-", holds)
+    console.print(table)
+    return int(any(each.holds is False for each in figures))
+
+
+def _recipe_of_run(
+    mode: Any, out: pathlib.Path, resume: bool, recipe_options: dict[str, Any]
+) -> tuple[recipe_lib.Recipe, Any]:
+    """Gives recipe and mode: those of the run in `out`, if it goes on and none are given."""
+    from harness import progress
+
+    found = progress.identity_of(out) if resume else None
+    if found is None:
+        return _load_recipe(**recipe_options), mode
+    context = click.get_current_context()
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+    recipe = found.recipe
+    if any(given(name) for name in recipe_options):
+        recipe = _load_recipe(**recipe_options)
+    return recipe, mode if given("mode") else found.mode
+
+
+@contextlib.contextmanager
+def _until_terminated(out: pathlib.Path, *, at_once: bool) -> Iterator[Callable[[], bool]]:
+    """Takes SIGTERM for the wish to end; gives whether there is one."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        del frame
+        if at_once or asked:
+            raise terminated(out)
+        asked.append(number)
+        click.echo("stopping once the batch in hand is done and saved", err=True)
+
+    from harness.progress import terminated
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @cli.command()
@@ -204,10 +335,7 @@ def doctor(json_file: pathlib.Path | None, **recipe_options: Any) -> int:
     report = doctor_lib.examine(recipe, defects=defects)
     if json_file is not None:
         _write_json(json_file, report.to_dict())
-    table = Table("check", "status", "detail")
-    for check in report.checks:
-        table.add_row(escape(check.name), check.status, escape(check.detail))
-    Console().print(table)
+    Console().print(_check_table(report))
     return 0 if report.ok else 1
 
 
@@ -447,11 +575,64 @@ def make_tokenizer(path: pathlib.Path, vocab_size: int) -> None:
     click.echo(f"written: {path}")
 
 
+@cli.command("make-log-probs")
+@_recipe_options
+@click.argument("path", type=click.Path(path_type=pathlib.Path))
+def make_log_probs(path: pathlib.Path, **recipe_options: Any) -> None:
+    """Write the model's log-probs of a fixed prompt to PATH, to hold later loads to."""
+    recipe = _load_recipe(**recipe_options)
+    _quiet_libraries()
+    from harness import models, pipeline
+    from harness import tokenizer as tokenizer_lib
+    from harness.models import kaggle, probe
+
+    recipe = kaggle.local(recipe)
+    mesh = models.make_mesh(recipe.sharding)
+    policy = pipeline.make_policy(recipe, mesh)
+    probe.write(probe.log_probs(policy, tokenizer_lib.load(recipe), mesh), path)
+    click.echo(f"written: {path}")
+
+
 def _quiet_libraries() -> None:
     """Keeps the libraries' own log lines out of the way of what was asked."""
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
+
+
+def _print_result(
+    console: Console, recipe: recipe_lib.Recipe, mode: str, result: Any, out: pathlib.Path
+) -> None:
+    table = Table("", "accuracy", "95% interval", "format accuracy", "problems")
+    for name, found in (("before PPO", result.baseline), ("after PPO", result.trained)):
+        low, high = found.accuracy_ci95
+        table.add_row(
+            name,
+            f"{found.accuracy:.3f}",
+            f"{low:.3f} .. {high:.3f}",
+            f"{found.format_accuracy:.3f}",
+            str(found.total),
+        )
+    console.print(table)
+    console.print(_phase_table(result.phases))
+    dropped = {split: count for split, count in result.long_prompts.items() if count}
+    if dropped:
+        console.print(
+            f"dropped for prompts over {recipe.rollout.max_prompt_length} tokens: "
+            + ", ".join(f"{count} {split}" for split, count in dropped.items())
+        )
+    console.print(
+        f"Tunix {result.to_dict()['upstream']['version']} ({mode}); mends: "
+        f"{', '.join(result.mends) or 'none'}; checkpoint of step {result.checkpoint_step}"
+    )
+    console.print(f"written: {escape(str(out / 'result.json'))}", soft_wrap=True)
+
+
+def _check_table(report: Any) -> Table:
+    table = Table("check", "status", "detail")
+    for check in report.checks:
+        table.add_row(escape(check.name), check.status, escape(check.detail))
+    return table
 
 
 def _phase_table(phases: list[dict[str, Any]]) -> Table:

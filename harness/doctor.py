@@ -15,6 +15,7 @@ import jax
 from packaging.requirements import Requirement
 
 from harness.data import cache
+from harness.errors import HarnessError
 from harness.measure import environment, memory
 from harness.recipe import Recipe
 
@@ -85,6 +86,27 @@ def examine(recipe: Recipe | None = None, *, defects: Sequence[Check] = ()) -> R
             *defects,
         )
     )
+
+
+def require(device: str) -> None:
+    """Refuses a machine without the device.
+
+    Args:
+      device: `tpu` or `gpu`.
+
+    Raises:
+      HarnessError: There is none.
+    """
+    try:
+        devices = jax.devices()
+        found, here = devices[0].platform, f"{len(devices)} x {devices[0].device_kind}"
+    except RuntimeError as error:
+        found, here = "none", str(error).partition("\n")[0]
+    if found != device:
+        raise HarnessError(
+            f"no {device.upper()} is here ({here}): `nox -s cpu_e2e` runs the tiny recipe on the "
+            "CPU, `nox -s plan` says whether the real one fits a TPU that is not here"
+        )
 
 
 def _python() -> Check:
@@ -178,7 +200,7 @@ def _kaggle(recipe: Recipe | None, env: Mapping[str, str]) -> Check:
     needed = (
         recipe is not None
         and recipe.model.weights == "checkpoint"
-        and recipe.model.checkpoint is None
+        and (recipe.model.checkpoint or "kaggle:").startswith("kaggle:")
     )
     return check(
         "missing" if needed else "warn",

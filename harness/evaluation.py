@@ -1,7 +1,7 @@
 """Accuracy on test problems: greedy, standard or liberal generation, with intervals."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,6 +67,20 @@ class Evaluation:
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in tree.items()
         }
+
+    def keep(self) -> dict[str, Any]:
+        """Gives all of it, samples too, as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def kept(cls, tree: Mapping[str, Any]) -> "Evaluation":
+        """Reads what `keep` gave, also from JSON."""
+        samples = tuple(Sample(**each) for each in tree["samples"])
+        intervals = {
+            name: (float(tree[name][0]), float(tree[name][1]))
+            for name in ("accuracy_ci95", "format_accuracy_ci95")
+        }
+        return cls(**{**tree, **intervals, "samples": samples})
 
 
 def evaluate(

@@ -6,12 +6,12 @@ reference recipe takes them.
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
+import math
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,11 +19,23 @@ from rich.console import Console
 from rich.progress import Progress
 from tunix.models.gemma3 import model as gemma3
 
-from harness import accounting, data, errors, evaluation, files, models, rewards, upstream
+from harness import (
+    accounting,
+    data,
+    errors,
+    evaluation,
+    files,
+    models,
+    progress,
+    rewards,
+    training,
+    upstream,
+)
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.measure import environment, memory
 from harness.measure.phases import Phases
+from harness.models import kaggle, probe
 from harness.models import warm_start as warm_start_lib
 
 SCHEMA = "tunix-ppo-harness/result/1"
@@ -47,6 +59,9 @@ class Result:
       steps: Figures of each global step.
       phases: Seconds, seconds of compilation and peak device bytes.
       checkpoint_step: Optimizer step of the checkpoint that was restored.
+      resumed_at: Optimizer step from which the process that finished the run
+        went on; none if one process did it all.
+      model: What was loaded from a checkpoint, as `harness.models.probe.describe` says.
     """
 
     recipe: recipe_lib.Recipe
@@ -62,6 +77,8 @@ class Result:
     steps: list[dict[str, float]]
     phases: list[dict[str, Any]]
     checkpoint_step: int
+    resumed_at: int | None = None
+    model: dict[str, Any] | None = None
 
     @property
     def gained(self) -> bool:
@@ -84,9 +101,14 @@ class Result:
             "warm_start": self.warm_start and dataclasses.asdict(self.warm_start),
             "baseline": self.baseline.to_dict(),
             "trained": self.trained.to_dict(),
-            "steps": self.steps,
+            "steps": [
+                {name: value if math.isfinite(value) else None for name, value in row.items()}
+                for row in self.steps
+            ],
             "phases": self.phases,
             "checkpoint_step": self.checkpoint_step,
+            "resumed_at": self.resumed_at,
+            "model": self.model,
         }
 
 
@@ -96,89 +118,151 @@ def run(
     *,
     mode: upstream.Mode = "mended",
     console: Console | None = None,
+    resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    continue_on_nan: bool = False,
+    log_probs: pathlib.Path | None = None,
 ) -> Result:
     """Runs the recipe from data to the second evaluation.
 
     Args:
       recipe: What to run.
-      out: Folder to make, for `result.json`, `samples.jsonl`, `tensorboard/`
-        and `checkpoints/`; it must be empty if it is there.
+      out: Folder to make, for `result.json`, `samples.jsonl`, `tensorboard/`,
+        `checkpoints/` and `progress/`; it must be empty if it is there.
       mode: `mended`, or `stock` for Tunix exactly as installed.
       console: Where progress goes; bars are shown only on a terminal.
+      resume: Whether to go on with the run that `out` holds, if any. Stages
+        that it finished are not done again, training goes on from its newest
+        whole checkpoint.
+      stop: Asked between batches whether to save and end.
+      continue_on_nan: Whether to go on past figures that are not finite.
+      log_probs: File of `make-log-probs` to which the policy is held before anything.
 
     Returns:
       The result, which is also written.
 
     Raises:
+      Terminated: `stop` said so; the run can be gone on with.
+      RunStopped: The run cannot go on now; what it had is kept.
       HarnessError: Something given cannot be used; nothing is left in `out`.
     """
-    show = _Show(console or Console(quiet=True))
+    models.one_host()
+    console = console or Console(quiet=True)
+    show = _Show(console)
     phases = Phases()
     mends = upstream.mends(mode)
-    with _claimed(out):
+    options = training.Options(
+        stop=stop,
+        continue_on_nan=continue_on_nan,
+        say=lambda line: console.print(line, markup=False, soft_wrap=True),
+    )
+    fingerprint = environment.fingerprint()
+    with progress.claim(
+        out, recipe, mode, fingerprint, resume=resume, worth_keeping=("checkpoints/sealed/*.json",)
+    ) as kept:
+        if (out / "result.json").exists():
+            options.say(f"the run in {out} is complete: nothing is done again")
+            return _read(kept)
+        if kept.resumed:
+            _compare_environments(kept, fingerprint, options)
+
+        def doing(stage: str) -> None:
+            options.check(kept)
+            kept.now(stage)
+
+        described = None
         with phases("prepare"), show.step("data, tokenizer and models"):
+            doing("prepare")
             reward_fn = rewards.build(recipe.reward)
             mesh = models.make_mesh(recipe.sharding)
-            tokenizer = tokenizer_lib.load(recipe)
+            local = kaggle.local(recipe)
+            tokenizer = tokenizer_lib.load(local)
             dataset = data.load(recipe, tokenizer)
-            policy = make_policy(recipe, mesh)
+            policy = make_policy(local, mesh)
+            if recipe.model.weights == "checkpoint":
+                described = probe.describe(policy)
+                kept.keep_stage("model", described)
+                options.say(
+                    f"loaded {len(described['arrays'])} arrays, {described['parameters']:,} "
+                    f"parameters, {', '.join(described['dtypes'])}, "
+                    f"sha256 {described['sha256'][:12]}"
+                )
+            if log_probs is not None:
+                distance = probe.compare(policy, tokenizer, mesh, log_probs)
+                options.say(f"log-probs are within {distance:.2g} nats of {log_probs}")
 
         warm = None
         if recipe.model.weights == "random" and recipe.warm_start.max_steps:
             with phases("warm_start"), show.bar("warm start", recipe.warm_start.max_steps) as bar:
+                doing("warm_start")
                 problems = data.supervised_problems(recipe)
                 warm = warm_start_lib.warm_start(
                     recipe, policy, tokenizer, problems, mesh, lambda step, _: bar(step)
                 )
+        _same_policy(kept, policy)
 
         with phases("build"), show.step("LoRA actor and critic"):
+            doing("build")
             actor = models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
             critic = models.make_critic(policy, mesh, recipe.seed)
             generator = upstream.Generator(recipe, actor, tokenizer, mesh)
 
-        with phases("baseline"), show.bar("baseline", _test_problems(recipe, dataset)) as bar:
-            baseline = evaluation.evaluate(
-                recipe, generator, dataset.test, stage="baseline", on_batch=bar
-            )
+        def evaluated(stage: str) -> evaluation.Evaluation:
+            if (found := kept.stage(stage)) is not None:
+                return evaluation.Evaluation.kept(found)
+            problems = _test_problems(recipe, dataset)
+            with phases(stage), show.bar(stage, problems) as bar:
+
+                def on_batch(problems_done: int) -> None:
+                    bar(problems_done)
+                    options.check(kept)
+
+                doing(stage)
+                made = evaluation.evaluate(
+                    recipe, generator, dataset.test, stage=stage, on_batch=on_batch
+                )
+            kept.keep_stage(stage, made.keep())
+            return made
+
+        baseline = evaluated("baseline")
 
         with phases("train"), show.step("PPO"):
-            cluster = upstream.make_cluster(
+            doing("train")
+            trained = training.train(
                 recipe,
-                mesh=mesh,
-                actor=actor,
-                critic=critic,
-                reference=policy if recipe.ppo.beta > 0 else None,
-                tokenizer=tokenizer,
-                directory=out,
+                dataset,
+                functools.partial(
+                    upstream.make_cluster,
+                    recipe,
+                    mesh=mesh,
+                    actor=actor,
+                    critic=critic,
+                    reference=policy if recipe.ppo.beta > 0 else None,
+                    tokenizer=tokenizer,
+                    directory=out,
+                    mends=mends,
+                ),
+                reward_fn,
                 mends=mends,
+                kept=kept,
+                options=options,
             )
-            recorder = upstream.StepRecorder(cluster)
-            learner = upstream.make_learner(
-                recipe, cluster=cluster, reward_fn=reward_fn, mends=mends
-            )
-            try:
-                learner.train(dataset.train, dataset.validation)
-            finally:
-                upstream.release(learner)
-            steps = recorder.steps(accounting.optimizer_steps_per_batch(recipe))
 
         with phases("restore"), show.step("checkpoint"):
+            doing("restore")
             # A fresh actor, so that the second evaluation sees only what was
             # saved; critic, optimizers and their memory are given back first.
-            del learner, cluster, recorder, critic, actor
+            del critic, actor
             gc.collect()
             restored = models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
             checkpoint_step = upstream.restore_actor(restored, out)
             generator.model = restored
 
-        with phases("trained"), show.bar("trained", _test_problems(recipe, dataset)) as bar:
-            trained = evaluation.evaluate(
-                recipe, generator, dataset.test, stage="trained", on_batch=bar
-            )
+        after = evaluated("trained")
 
         result = Result(
             recipe=recipe,
-            environment=environment.fingerprint(),
+            environment=fingerprint,
             account=accounting.account(recipe, overshoots=upstream.standing("max-steps-overshoot")),
             mode=mode,
             mends=mends,
@@ -186,12 +270,15 @@ def run(
             long_prompts=dict(dataset.long_prompts),
             warm_start=warm,
             baseline=baseline,
-            trained=trained,
-            steps=steps,
+            trained=after,
+            steps=trained.steps,
             phases=phases.to_list(),
             checkpoint_step=checkpoint_step,
+            resumed_at=trained.resumed_at,
+            model=described,
         )
         write(result, out)
+        kept.now("done")
         return result
 
 
@@ -209,7 +296,7 @@ def make_policy(recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh) -> gemma3.Ge
       HarnessError: The checkpoint cannot be used.
     """
     if recipe.model.weights == "checkpoint":
-        return models.load_gemma(recipe.model, mesh)
+        return models.load_gemma(kaggle.local(recipe).model, mesh)
     return models.random_gemma(recipe.model, mesh, recipe.seed)
 
 
@@ -233,31 +320,62 @@ def _test_problems(recipe: recipe_lib.Recipe, dataset: data.Dataset) -> int:
     return min(dataset.problems["test"], recipe.data.num_test_batches * recipe.batching.batch)
 
 
-@contextlib.contextmanager
-def _claimed(out: pathlib.Path) -> Iterator[None]:
-    """Makes the run's folder, and takes it away again if the run cannot be done."""
+def _read(kept: progress.Progress) -> Result:
+    """Reads the result of a run that is complete."""
+    path = kept.out / "result.json"
     try:
-        if out.is_dir() and any(out.iterdir()):
-            raise errors.HarnessError(
-                f"output folder {out} is not empty, it may hold another run: give a new "
-                "folder, or remove it"
-            )
-        new = not out.exists()
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=out):
-            pass
-    except OSError as error:
+        tree = json.loads(path.read_text())
+        stages = [kept.stage(name) for name in ("baseline", "trained")]
+        baseline, trained = [evaluation.Evaluation.kept(each or {}) for each in stages]
+        recipe = kept.identity.recipe
+        return Result(
+            recipe=recipe,
+            environment=tree["environment"],
+            account=accounting.account(recipe),
+            mode=tree["upstream"]["mode"],
+            mends=tuple(tree["upstream"]["mends"]),
+            problems=tree["data"]["problems"],
+            long_prompts=tree["data"]["long_prompts"],
+            warm_start=tree["warm_start"] and warm_start_lib.WarmStart(**tree["warm_start"]),
+            baseline=baseline,
+            trained=trained,
+            steps=tree["steps"],
+            phases=tree["phases"],
+            checkpoint_step=tree["checkpoint_step"],
+            resumed_at=tree["resumed_at"],
+            model=tree["model"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.HarnessError(
-            f"output folder {out} cannot be written ({error.strerror}): give another one"
+            f"{path} and what lies beside it cannot be read ({error}): remove {path} and go on "
+            "by --resume"
         ) from None
-    try:
-        yield
-    except errors.HarnessError:
-        for child in out.iterdir():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-        if new:
-            out.rmdir()
-        raise
+
+
+def _compare_environments(
+    kept: progress.Progress, now: dict[str, Any], options: training.Options
+) -> None:
+    """Tells under what else the run began: it may then end otherwise than it would have."""
+    for name in sorted(now):
+        if now[name] != kept.identity.environment.get(name):
+            options.say(
+                f"the run began with another {name}: {kept.identity.environment.get(name)}, "
+                f"now {now[name]}; its figures may differ in the last digits"
+            )
+
+
+def _same_policy(kept: progress.Progress, policy: gemma3.Gemma3) -> None:
+    """Refuses to go on with other weights than those that the run began with."""
+    found = {"sha256": models.checksum(policy)}
+    known = kept.stage("policy")
+    if known is None:
+        kept.keep_stage("policy", found)
+    elif known != found:
+        raise errors.RunStopped(
+            f"the policy before PPO has checksum {found['sha256'][:12]}, the run in {kept.out} "
+            f"began with {known['sha256'][:12]}: give the checkpoint and the libraries that it "
+            "began with, or begin anew"
+        )
 
 
 class _Show:

@@ -114,8 +114,9 @@ class Model:
     Attributes:
       weights: `random` (every weight drawn so that it matters) or `checkpoint`
         (an Orbax folder in upstream's layout, see `checkpoint`).
-      checkpoint: Folder of the weights; a folder that holds the weights in a
-        sub-folder, as a Kaggle download does, serves too.
+      checkpoint: Folder of the weights, local or remote; a folder that holds the
+        weights in a sub-folder, as a Kaggle download does, serves too. Or
+        `kaggle:` and a handle, to be downloaded.
       tokenizer: Path of a SentencePiece model, `builtin` for the small one, or
         `checkpoint` for the one beside the weights.
       dtype: Parameters and activations: `float32` or `bfloat16`.

@@ -50,6 +50,19 @@ RewardFn = Callable[..., list[float]]
 _ANSWER = re.compile(r"#### (-?[0-9.,]+)")
 
 
+class NotFiniteError(HarnessError):
+    """A reward is NaN or infinite.
+
+    Attributes:
+      scores: All rewards of the call.
+    """
+
+    def __init__(self, said: str, scores: list[float]):
+        """Keeps the scores beside what is said."""
+        super().__init__(said)
+        self.scores = scores
+
+
 def extract_answer(text: str, clip_chars: int = 300) -> str | None:
     """Gives the last tagged number of a completion.
 
@@ -198,17 +211,21 @@ def _floats(path: str, values: Any, count: int) -> list[float]:
         array = np.asarray(values)
     except ValueError:
         array = np.asarray(None)
-    if array.ndim != 1 or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-        raise HarnessError(
-            f"reward.function '{path}' must give a list of finite numbers, "
-            f"one per completion, not {_shortened(values)}"
-        )
+    refusal = (
+        f"reward.function '{path}' must give a list of finite numbers, "
+        f"one per completion, not {_shortened(values)}"
+    )
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise HarnessError(refusal)
     if len(array) != count:
         raise HarnessError(
             f"reward.function '{path}' gave {len(array)} numbers for {count} completions: "
             "it must give one each"
         )
-    return array.astype(float).tolist()
+    scores = array.astype(float).tolist()
+    if not np.isfinite(array).all():
+        raise NotFiniteError(refusal, scores)
+    return scores
 
 
 def _shortened(value: Any, width: int = 80) -> str:

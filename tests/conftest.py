@@ -68,7 +68,15 @@ SMALL = (
 
 
 # The longest first, so that no worker is left with one of them at the end.
-LONG = ("test_pipeline", "test_stock", "test_mended", "test_runs", "test_cli", "test_models")
+LONG = (
+    "test_pipeline",
+    "test_resume",
+    "test_stock",
+    "test_mended",
+    "test_runs",
+    "test_cli",
+    "test_models",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

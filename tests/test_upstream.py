@@ -160,6 +160,21 @@ def _advanced_seed(patch):
     patch(rl_learner.RLLearner, "__init__", advanced)
 
 
+def _refused_pair(patch):
+    plain = rl_learner.RLLearner.__init__
+
+    def refusing(self, rl_cluster, *args, **kwargs):
+        if rl_cluster.actor_trainer.iter_steps != rl_cluster.critic_trainer.iter_steps:
+            raise ValueError("of two steps")
+        plain(self, rl_cluster, *args, **kwargs)
+
+    patch(rl_learner.RLLearner, "__init__", refusing)
+
+
+def _saving_left_to_others(patch):
+    patch(peft_trainer.PeftTrainer, "train", lambda self, *args, **kwargs: None)
+
+
 def _described_checkpoint(patch):
     def save(self):
         self.checkpoint_manager.save(1, custom_metadata=self.custom_checkpoint_metadata())
@@ -257,6 +272,8 @@ RIGHT = {
     probes.micro_batches_count_alike: _token_sum,
     probes.resume_skips_epochs: _shared_position,
     probes.resume_restarts_noise: _advanced_seed,
+    probes.resume_takes_any_two: _refused_pair,
+    probes.saves_within_a_batch: _saving_left_to_others,
     probes.last_checkpoint_is_bare: _described_checkpoint,
     probes.critic_writes_after_close: _late_close,
     probes.decodes_past_the_limit: _shorter_loop,

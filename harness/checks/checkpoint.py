@@ -1,13 +1,16 @@
 """Checkpoints: a training that was cut goes on as if it had not been."""
 
 import dataclasses
+import pathlib
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from harness import accounting
-from harness.checks import schedule
+from harness import accounting, errors, upstream
+from harness import recipe as recipe_lib
+from harness.checks import schedule, wrong
 from harness.checks.lab import Lab
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.upstream import rehearsal
@@ -196,6 +199,67 @@ def _step_less(observed: Observed) -> Observed:
     return {**observed, "resumed": dataclasses.replace(resumed, trace=trace)}
 
 
+# Two mini-batches of two epochs: four optimizer steps a batch, and checkpoints
+# that fall due after the first, the third and the sixth.
+_CUT = schedule.Case(8, 4, 2, 2, max_steps=100, batches=2)
+_INTERVAL = 3
+
+
+def _observe_saved(lab: Lab) -> Observed:
+    directory = lab.folder / "saved"
+    _rehearse_saving(lab, directory)
+    return {
+        "saved": {role: upstream.saved_steps(directory, role) for role in _ROLES},
+        "per_batch": _CUT.batch // _CUT.mini_batch * _CUT.epochs,
+    }
+
+
+def _rehearse_saving(lab: Lab, directory: pathlib.Path) -> rehearsal.Rehearsal:
+    recipe = recipe_lib.replace(
+        lab.recipe,
+        "ppo.beta=0",
+        *_CUT.assignments,
+        f"checkpoints.save_interval_steps={_INTERVAL}",
+    )
+    return rehearsal.rehearse(
+        recipe,
+        tokenizer=lab.pieces.tokenizer,
+        mends=lab.mends,
+        batches=_CUT.batches,
+        directory=directory,
+    )
+
+
+def _compare_saved(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    batch, last = observed["per_batch"], observed["per_batch"] * _CUT.batches
+    due = {1, *range(_INTERVAL, last + 1, _INTERVAL), last}
+    if "resume-mid-batch-step" not in known:
+        due = {-(-step // batch) * batch for step in due}
+    for role in _ROLES:
+        yield Comparison(
+            f"steps at which the {role} was saved", observed["saved"][role], [*sorted(due)]
+        )
+
+
+def _observe_apart(lab: Lab) -> Observed:
+    directory = lab.folder / "apart"
+    ended = _rehearse_saving(lab, directory).ended
+    *_, before, last = upstream.saved_steps(directory, "critic")
+    shutil.rmtree(directory / "checkpoints" / "critic" / str(last))
+    try:
+        began = _rehearse_saving(lab, directory).began
+    except errors.HarnessError:
+        got = "refused"
+    else:
+        got = [began[role].train_steps for role in _ROLES]
+    return {"got": got, "apart": [ended["actor"].train_steps, before]}
+
+
+def _compare_apart(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    want = observed["apart"] if "resume-actor-critic-apart" in known else "refused"
+    yield Comparison("actor and critic of two steps", observed["got"], want)
+
+
 PROPERTIES = (
     Property(
         id="restored-state",
@@ -248,5 +312,41 @@ PROPERTIES = (
             "a global step less": _step_less,
         },
         defects=("resume-skips-data", "resume-restarts-noise"),
+    ),
+    Property(
+        id="checkpoints-end-a-batch",
+        area="checkpoint",
+        statement=(
+            "Every checkpoint is of the end of a batch, where nothing is half done, and actor and "
+            "critic are saved at the same steps."
+        ),
+        tolerance=EXACT,
+        observe=_observe_saved,
+        compare=_compare_saved,
+        wrong={
+            "the critic a step late": wrong.value(
+                "saved", lambda saved: {**saved, "critic": [each + 1 for each in saved["critic"]]}
+            ),
+            "the last not saved": wrong.value(
+                "saved", lambda saved: {role: steps[:-1] for role, steps in saved.items()}
+            ),
+            "within a batch": wrong.value(
+                "saved", lambda saved: {role: [2, *steps] for role, steps in saved.items()}
+            ),
+        },
+        defects=("resume-mid-batch-step",),
+    ),
+    Property(
+        id="resume-takes-both",
+        area="checkpoint",
+        statement="A resume takes an actor and a critic of one optimizer step, or refuses.",
+        tolerance=EXACT,
+        observe=_observe_apart,
+        compare=_compare_apart,
+        wrong={
+            "taken silently": wrong.value("got", lambda got: [9, 5]),
+            "the critic from its beginning": wrong.value("got", lambda got: [8, 0]),
+        },
+        defects=("resume-actor-critic-apart",),
     ),
 )

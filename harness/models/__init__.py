@@ -1,9 +1,16 @@
 """Gemma 3 policies, LoRA actors, critics, and the supervised warm start."""
 
 from harness.models.critic import GemmaCritic, abstract_critic, make_critic
-from harness.models.gemma import abstract_gemma, clone, lay_over, load_gemma, random_gemma
+from harness.models.gemma import (
+    abstract_gemma,
+    checksum,
+    clone,
+    lay_over,
+    load_gemma,
+    random_gemma,
+)
 from harness.models.lora import abstract_lora, apply_lora, lora_state, lora_weights
-from harness.models.mesh import make_mesh
+from harness.models.mesh import make_mesh, one_host
 
 __all__ = [
     "GemmaCritic",
@@ -11,6 +18,7 @@ __all__ = [
     "abstract_gemma",
     "abstract_lora",
     "apply_lora",
+    "checksum",
     "clone",
     "lay_over",
     "load_gemma",
@@ -18,5 +26,6 @@ __all__ = [
     "lora_weights",
     "make_critic",
     "make_mesh",
+    "one_host",
     "random_gemma",
 ]

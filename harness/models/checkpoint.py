@@ -57,7 +57,8 @@ def read(model: recipe_lib.Model) -> dict[tuple[Any, ...], np.ndarray]:
     if model.checkpoint is None:
         raise errors.HarnessError(
             "this recipe takes its weights from a checkpoint: give --checkpoint PATH "
-            "(an Orbax folder of Gemma 3), or use --preset tiny"
+            "(an Orbax folder of Gemma 3, or kaggle:google/gemma-3/flax/gemma3-1b-it), or use "
+            "--preset tiny"
         )
     folder = find(model.checkpoint)
     checkpointer = ocp.StandardCheckpointer()

@@ -1,5 +1,6 @@
 """Gemma 3 from a recipe: random at any size, or from a checkpoint."""
 
+import hashlib
 import itertools
 import math
 import zlib
@@ -128,6 +129,17 @@ def materialise(
 def weights_of(module: nnx.Module) -> dict[tuple[Any, ...], jax.Array]:
     """Gives every parameter of a model by its path."""
     return flatten(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+
+
+def checksum(module: nnx.Module) -> str:
+    """Gives the SHA-256 of every parameter's path, dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(weights_of(module).items(), key=lambda item: str(item[0])):
+        array = np.asarray(leaf)
+        name = "/".join(map(str, path))
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def clone(module: gemma3.Gemma3) -> gemma3.Gemma3:

@@ -17,8 +17,9 @@ def make_mesh(sharding: recipe_lib.Sharding) -> jax.sharding.Mesh:
       A mesh of shape [fsdp, tp] with those axis names.
 
     Raises:
-      HarnessError: Fewer devices than fsdp * tp.
+      HarnessError: Fewer devices than fsdp * tp, or several hosts.
     """
+    one_host()
     needed = sharding.fsdp * sharding.tp
     devices = jax.devices()
     if len(devices) < needed:
@@ -29,3 +30,17 @@ def make_mesh(sharding: recipe_lib.Sharding) -> jax.sharding.Mesh:
         )
     grid = np.asarray(devices[:needed]).reshape(sharding.fsdp, sharding.tp)
     return jax.sharding.Mesh(grid, ("fsdp", "tp"))
+
+
+def one_host() -> None:
+    """Refuses to go on where several hosts are joined.
+
+    Raises:
+      HarnessError: They are.
+    """
+    if jax.process_count() > 1:
+        raise errors.HarnessError(
+            f"{jax.process_count()} hosts are joined here, and Tunix takes each one's batch for "
+            "another part of it (several-hosts in the ledger: python -m harness check --explain "
+            "several-hosts): use one host; its chips are shared by sharding.fsdp and sharding.tp"
+        )

@@ -9,16 +9,17 @@ from orbax import checkpoint as ocp
 from harness import errors
 
 
-def saved_steps(directory: pathlib.Path) -> list[int]:
-    """Gives the optimizer steps of the actor's checkpoints, in order.
+def saved_steps(directory: pathlib.Path, role: str = "actor") -> list[int]:
+    """Gives the optimizer steps of a model's checkpoints, in order.
 
     Args:
       directory: A run's folder.
+      role: `actor` or `critic`.
 
     Returns:
       Steps; none if nothing was saved. Unfinished checkpoints do not count.
     """
-    root = directory / "checkpoints" / "actor"
+    root = directory / "checkpoints" / role
     if not root.is_dir():
         return []
     return sorted(ocp.utils.checkpoint_steps(root))

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from tunix.rl.inference import inference_worker
 from tunix.rl.rollout import base_rollout
 from tunix.sft import metrics_logger
 
-from harness import accounting
+from harness import accounting, errors
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
 from harness.upstream import rollout, versions
@@ -29,19 +29,30 @@ class MendedCluster(rl_cluster.RLCluster):
 
     Attributes:
       generation_mode: What the next generation is for: training or evaluation.
+      checkpoint_due: Whether a checkpoint has fallen due since the last one.
+      on_close: Called before both trainers are closed.
     """
 
     generation_mode = rl_cluster.Mode.TRAIN
+    checkpoint_due = False
+    on_close: Callable[[], None] | None = None
 
-    def __init__(self, *, mends: Collection[str], **kwargs: Any):
+    def __init__(
+        self, *, mends: Collection[str], note: Mapping[str, str] | None = None, **kwargs: Any
+    ):
         """Builds upstream's cluster; see there.
 
         Args:
           mends: Ids in `harness.upstream.ledger`.
+          note: Written into the metadata of each checkpoint.
           **kwargs: Upstream's arguments.
         """
         self._mends = frozenset(mends)
+        self._note = dict(note or {})
         super().__init__(**kwargs)
+        if "resume-mid-batch-step" in self._mends:
+            for trainer in (self.actor_trainer, self.critic_trainer):
+                self._hold_back_checkpoints(trainer)
         if "last-checkpoint-no-metadata" in self._mends:
             for trainer in (self.actor_trainer, self.critic_trainer):
                 _describe_last_checkpoint(self, trainer)
@@ -79,8 +90,60 @@ class MendedCluster(rl_cluster.RLCluster):
         ]
         return jnp.concatenate(parts)
 
+    def _hold_back_checkpoints(self, trainer: Any) -> None:
+        """Lets a checkpoint that falls due within a batch wait for its end."""
+        manager = trainer.checkpoint_manager
+        save = manager.save
+
+        def held(step: int, *args: Any, force: bool = False, **kwargs: Any) -> bool:
+            if force:
+                return save(step, *args, force=True, **kwargs)
+            orbax = manager._checkpoint_manager
+            self.checkpoint_due |= orbax is not None and orbax.should_save(step)
+            return False
+
+        manager.save = held
+
+    def save_checkpoints(self) -> int:
+        """Saves both models between two batches, and waits until both are on the disk.
+
+        Returns:
+          The optimizer step that they are of; it is saved once.
+
+        Raises:
+          HarnessError: The disk is full, or the like.
+        """
+        trainers: tuple[Any, Any] = (self.actor_trainer, self.critic_trainer)
+        step = trainers[0].train_steps
+        try:
+            for role, trainer in zip(("actor", "critic"), trainers, strict=True):
+                manager = trainer.checkpoint_manager
+                if manager._checkpoint_manager is None or manager.latest_step() == step:
+                    continue
+                manager.save(
+                    step,
+                    trainer.model,
+                    trainer.optimizer,
+                    save_only_lora_params=trainer._lora_enabled,
+                    force=True,
+                    custom_metadata={"global_step": self.global_steps, "role": role, **self._note},
+                )
+            for trainer in trainers:
+                if trainer.checkpoint_manager._checkpoint_manager is not None:
+                    trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
+        except Exception as error:  # Orbax and TensorStore raise what they like
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise errors.RunStopped(
+                f"the checkpoint of step {step} cannot be written ({reason}): make room, then go "
+                "on from the one before by --resume"
+            ) from None
+        self.checkpoint_due = False
+        return step
+
     def close(self) -> None:
         """Writes what is left and closes both trainers."""
+        if self.on_close is not None:
+            self.on_close()
         if "critic-last-metric-after-close" in self._mends:
             # The actor's trainer closes the logger that both share.
             self.critic_trainer._write_train_metrics()
@@ -174,6 +237,7 @@ def make_cluster(
     directory: pathlib.Path | None = None,
     mends: Collection[str] = (),
     log_probs: bool = False,
+    note: Mapping[str, str] | None = None,
 ) -> Cluster:
     """Builds the cluster.
 
@@ -187,6 +251,7 @@ def make_cluster(
       directory: Where `checkpoints/` and `tensorboard/` go; none writes neither.
       mends: Ids in `harness.upstream.ledger` of the defects to mend.
       log_probs: Whether the rollout worker also gives the sampler's log-probs.
+      note: Written into the metadata of each checkpoint, where saving is mended.
 
     Returns:
       The cluster.
@@ -228,7 +293,11 @@ def make_cluster(
         "tokenizer": tokenizer,
         "cluster_config": config,
     }
-    made = MendedCluster(mends=mends, **arguments) if mends else rl_cluster.RLCluster(**arguments)
+    made = (
+        MendedCluster(mends=mends, note=note, **arguments)
+        if mends
+        else rl_cluster.RLCluster(**arguments)
+    )
     versions.hide_bars(made.actor_trainer, made.critic_trainer)
     return made
 

@@ -451,18 +451,33 @@ DEFECTS: tuple[Defect, ...] = (
         title="A checkpoint within a batch says that the batch is done.",
         where="tunix/rl/rl_cluster.py:553",
         effect="After a resume the global step is ahead and metrics are shifted.",
+        mend="A checkpoint that falls due within a batch is made at its end.",
+        probe=probes.saves_within_a_batch,
+        shown_by=("checkpoints-end-a-batch",),
     ),
     Defect(
         id="resume-actor-critic-apart",
         title="A resume takes an actor and a critic of different steps.",
         where="tunix/rl/rl_cluster.py:550",
         effect="A run that was cut between two saves goes on with a critic that is older.",
+        mend="It is refused; a run goes on from the newest step that both have whole.",
+        probe=probes.resume_takes_any_two,
+        shown_by=("resume-takes-both",),
     ),
     Defect(
         id="resume-samples-initial-policy",
         title="With the rollout on its own mesh, a resume samples the initial weights.",
         where="tunix/rl/rl_learner.py:115",
         effect="The first batch and its old log-probs are of the untrained policy.",
+    ),
+    Defect(
+        id="several-hosts",
+        title="Of several processes, each takes the whole batch for its share.",
+        where="tunix/sft/sharding_utils.py:70",
+        effect=(
+            "Two hosts train on every row twice, and each reads sampled tokens of which it holds "
+            "a part: `run` refuses several hosts."
+        ),
     ),
     Defect(
         id="lora-critic-head-frozen",

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -16,6 +17,7 @@ from flax import nnx
 from tunix.rl import common, reward_manager, rl_cluster
 from tunix.rl.ppo import ppo_learner
 
+from harness import errors
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
 from harness.upstream import rebind, rollout
@@ -43,28 +45,76 @@ def _float_zeros_like(x: jax.Array, **kwargs: Any) -> jax.Array:
     return jnp.zeros(jnp.shape(x), jnp.float32, **kwargs)
 
 
+class Watcher(Protocol):
+    """Whoever is told what a mended learner does; each call may end the training by raising."""
+
+    def doing(self, what: str, global_step: int) -> None:
+        """Hears that `rollout`, `train` or `checkpoint` begins, in global step 0, 1, ..."""
+        ...
+
+    def mini_batch_ended(self, examples: Sequence[TrainExample]) -> None:
+        """Hears that all epochs on a mini-batch are done and logged.
+
+        Args:
+          examples: Its micro-batches.
+        """
+        ...
+
+    def batch_ended(self, global_steps: int) -> bool:
+        """Hears that a batch is done and logged.
+
+        Args:
+          global_steps: Batches done, resumes included.
+
+        Returns:
+          Whether a checkpoint is wanted now, due or not.
+        """
+        ...
+
+    def checkpoint_saved(self, step: int, global_steps: int) -> None:
+        """Hears that both models are on the disk, as of an optimizer step."""
+        ...
+
+
 class MendedLearner(ppo_learner.PPOLearner):
     """Upstream's PPO learner with chosen mends; each is an entry of the ledger."""
 
-    def __init__(self, *, mends: Collection[str], temperature: float, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        mends: Collection[str],
+        temperature: float,
+        watcher: Watcher | None = None,
+        **kwargs: Any,
+    ):
         """Builds upstream's learner and mends it.
 
         Args:
           mends: Ids in `harness.upstream.ledger`.
           temperature: Temperature of the rollouts.
+          watcher: Is told what happens.
           **kwargs: Upstream's arguments.
         """
         self._mends = frozenset(mends)
+        self._watcher = watcher
+        self._examples: list[Any] = []
         super().__init__(**kwargs)
+        if "resume-actor-critic-apart" in self._mends:
+            _check_together(self.rl_cluster)
+        self._batches_ended = self.rl_cluster.global_steps
+        if isinstance(self.rl_cluster, cluster_lib.MendedCluster):
+            self.rl_cluster.on_close = functools.partial(self._end_batch, last=True)
         actor, critic = self.rl_cluster.actor_trainer, self.rl_cluster.critic_trainer
         policy_loss: LossFn = actor.loss_fn  # type: ignore[assignment]
         if "log-prob-temperature" in self._mends:
             policy_loss = temperature_lib.at_temperature(policy_loss, temperature)
         actor.with_loss_fn(self._mended_loss(policy_loss), has_aux=True)
         critic.with_loss_fn(self._mended_loss(critic.loss_fn), has_aux=True)  # type: ignore[arg-type]
+        self._micro_batches_to_skip = 0
         if "resume-skips-data" in self._mends:
             # Data is skipped by micro-batches, which each epoch uses again.
-            self._last_iter_step //= self._num_iterations()
+            self._micro_batches_to_skip = self._last_iter_step // self._num_iterations()
+            self._last_iter_step = 0
         self._first_shuffle_seed = self._data_shuffle_seed
         self._preparing = threading.Lock()
         names = {}
@@ -95,6 +145,14 @@ class MendedLearner(ppo_learner.PPOLearner):
                 self._training_config.mini_batch_size or service_target_batch_size
             )
         kwargs.update(service_target_batch_size=service_target_batch_size, mode=mode)
+        if mode == rl_cluster.Mode.TRAIN:
+            try:
+                self._tell("rollout")
+            except BaseException:
+                kwargs["data_queue"].put(None)  # or who waits for data waits for ever
+                raise
+            if self._micro_batches_to_skip:
+                kwargs["iterator"] = self._skipping(kwargs["iterator"])
         if "resume-restarts-noise" not in self._mends:
             super()._prepare_data(*args, **kwargs)
             return
@@ -103,6 +161,51 @@ class MendedLearner(ppo_learner.PPOLearner):
             if mode == rl_cluster.Mode.TRAIN:
                 self._begin_mini_batch()
             super()._prepare_data(*args, **kwargs)
+
+    def _skipping(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """Leaves out what was used before a resume, when the first micro-batch is asked for."""
+        skip, self._micro_batches_to_skip = self._micro_batches_to_skip, 0
+        # Trajectories are numbered by it; a run that went on would be there.
+        self._iter_steps = self.rl_cluster.actor_trainer.iter_steps
+        return itertools.islice(iterator, skip, None)
+
+    def _run_mini_batch_step(self, *args: Any, **kwargs: Any) -> None:
+        super()._run_mini_batch_step(*args, **kwargs)
+        if self._watcher is not None:
+            self._write_metrics()
+            self._watcher.mini_batch_ended(self._examples)
+
+    def _run_global_step(self, *args: Any, **kwargs: Any) -> None:
+        # Upstream logs and counts a batch after this has returned.
+        self._end_batch()
+        super()._run_global_step(*args, **kwargs)
+
+    def _end_batch(self, *, last: bool = False) -> None:
+        """Does what is due between two batches, or after the last."""
+        cluster = self.rl_cluster
+        if not isinstance(cluster, cluster_lib.MendedCluster):
+            return
+        done, wanted = cluster.global_steps, last
+        if done > self._batches_ended:
+            self._batches_ended = done
+            if self._watcher is not None:
+                self._write_metrics()
+                wanted |= self._watcher.batch_ended(done)
+        if "resume-mid-batch-step" in self._mends and (wanted or cluster.checkpoint_due):
+            self._tell("checkpoint")
+            step = cluster.save_checkpoints()
+            if self._watcher is not None:
+                self._watcher.checkpoint_saved(step, done)
+
+    def _write_metrics(self) -> None:
+        """Writes the figures that the trainers hold back until their next step."""
+        for trainer in (self.rl_cluster.actor_trainer, self.rl_cluster.critic_trainer):
+            if trainer._prev_buffered_train_metrics is not None:
+                trainer._write_train_metrics()
+
+    def _tell(self, what: str) -> None:
+        if self._watcher is not None:
+            self._watcher.doing(what, self.rl_cluster.global_steps)
 
     def _begin_mini_batch(self) -> None:
         """Lets noise and order follow from the number of the mini-batch, not of the call."""
@@ -115,6 +218,9 @@ class MendedLearner(ppo_learner.PPOLearner):
 
     def _process_accumulated_batches(self, *args: Any, **kwargs: Any) -> list[Any]:
         examples = super()._process_accumulated_batches(*args, **kwargs)
+        if self._watcher is not None and kwargs.get("mode") == rl_cluster.Mode.TRAIN:
+            self._examples = examples
+            self._tell("train")
         if "micro-batch-token-mean" not in self._mends or not examples:
             return examples
         tokens = [float(jnp.sum(example.completion_mask)) for example in examples]
@@ -158,6 +264,15 @@ class MendedLearner(ppo_learner.PPOLearner):
             return advantages, returns
 
         return mended
+
+
+def _check_together(cluster: Any) -> None:
+    steps = [each.train_steps for each in (cluster.actor_trainer, cluster.critic_trainer)]
+    if steps[0] != steps[1]:
+        raise errors.RunStopped(
+            f"the actor was restored at optimizer step {steps[0]} and the critic at {steps[1]}: "
+            "remove the later checkpoint, so that both go on from one step"
+        )
 
 
 class _Registry:
@@ -210,6 +325,7 @@ def make_learner(
     cluster: cluster_lib.Cluster,
     reward_fn: RewardFn,
     mends: Collection[str] = (),
+    watcher: Watcher | None = None,
 ) -> Learner:
     """Builds the PPO learner.
 
@@ -218,6 +334,7 @@ def make_learner(
       cluster: The models.
       reward_fn: Scores completions; see `harness.rewards`.
       mends: Ids in `harness.upstream.ledger` of the defects to mend.
+      watcher: Is told what a mended learner does.
 
     Returns:
       A learner; `train` runs it.
@@ -231,7 +348,9 @@ def make_learner(
     }
     if not mends:
         return ppo_learner.PPOLearner(**arguments)
-    return MendedLearner(mends=mends, temperature=recipe.rollout.temperature, **arguments)
+    return MendedLearner(
+        mends=mends, temperature=recipe.rollout.temperature, watcher=watcher, **arguments
+    )
 
 
 def release(learner: Learner) -> None:

@@ -1,63 +1,106 @@
-"""What upstream logged while training, gathered by global step."""
+"""What upstream logs while training: heard, gathered by global step, and told again."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from harness.upstream import cluster as cluster_lib
 
+Scalar = tuple[str, float, int]
+
+# By upstream's event, `prefix/mode/name`; steps of the first are global steps,
+# counted from 0, of the second optimizer steps, counted from 1.
 _LOGGED = {
-    "reward_mean": "rewards/score/mean",
-    "format_rate": "rewards/format_rate",
-    "completion_tokens_mean": "generation/completions/mean_length",
+    "rewards/train/score/mean": "reward_mean",
+    "rewards/train/format_rate": "format_rate",
+    "generation/train/completions/mean_length": "completion_tokens_mean",
 }
 _TRAINED = {
-    "clip_fraction": ("actor", "pg_clipfrac"),
-    "policy_loss": ("actor", "loss"),
-    "value_loss": ("critic", "loss"),
+    "actor/train/pg_clipfrac": "clip_fraction",
+    "actor/train/loss": "policy_loss",
+    "critic/train/loss": "value_loss",
+}
+_GUARDED = {
+    "rewards/train/score/mean": "the reward",
+    "actor/train/loss": "the policy loss",
+    "actor/train/grad_norm": "the actor's gradient",
+    "critic/train/loss": "the value loss",
+    "critic/train/grad_norm": "the critic's gradient",
 }
 
 
-class StepRecorder:
-    """Listens to a cluster and tells what each global step did.
-
-    A global step is one rollout batch; figures of its several rollouts or
-    optimizer steps are averaged.
-    """
+class Scalars:
+    """Hears each figure that a cluster logs."""
 
     def __init__(self, cluster: cluster_lib.Cluster):
-        """Starts to listen."""
-        self._cluster = cluster
-        self._rollouts: dict[int, dict[str, float]] = {}
-        cluster.with_external_metrics_logger(self._hear)
+        """Begins to listen."""
+        self._heard: list[Scalar] = []
+        self._logger: Any = cluster._rl_metrics_logger
+        log = self._logger.log
 
-    def _hear(self, buffer: Any) -> None:
-        if str(buffer.mode) != "train":
-            return
-        # After the last batch upstream hands over a buffer that holds no rollout.
-        if all(logged in buffer.metrics for logged in _LOGGED.values()):
-            self._rollouts[int(buffer.global_steps)] = {
-                name: float(np.mean(buffer.metrics[logged][0])) for name, logged in _LOGGED.items()
-            }
+        def heard(prefix: str, name: str, value: Any, mode: Any, step: Any) -> None:
+            figure = np.asarray(value)
+            if figure.size == 1:  # as TensorBoard takes
+                event = f"{prefix}/{mode}/{name}"
+                self._heard.append((event, float(figure.reshape(())), int(step or 0)))
+            log(prefix, name, value, mode, step)
 
-    def steps(self, optimizer_steps_per_batch: int) -> list[dict[str, float]]:
-        """Gives one row per global step, once training has ended.
+        self._logger.log = heard
 
-        Args:
-          optimizer_steps_per_batch: Optimizer steps in a global step.
+    def __len__(self) -> int:
+        return len(self._heard)
 
-        Returns:
-          Rows with `step` (from 1) and the figures of `result.json`'s `steps`.
-        """
-        logger: Any = self._cluster.actor_trainer.metrics_logger
-        history = {
-            name: np.asarray(logger.get_metric_history(prefix, metric, "train"))
-            for name, (prefix, metric) in _TRAINED.items()
-        }
-        rows = []
-        for index, (_, row) in enumerate(sorted(self._rollouts.items())):
-            first = index * optimizer_steps_per_batch
-            span = slice(first, first + optimizer_steps_per_batch)
-            trained = {name: float(np.mean(values[span])) for name, values in history.items()}
-            rows.append({"step": index + 1, **row, **trained})
-        return rows
+    def since(self, count: int) -> list[Scalar]:
+        """Gives the figures heard after the first `count`."""
+        return self._heard[count:]
+
+    def tell_again(self, scalars: Iterable[Scalar]) -> None:
+        """Writes figures of an earlier process to TensorBoard."""
+        for backend in self._logger._backends:
+            for event, value, step in scalars:
+                backend.log_scalar(event, value, step=step)
+
+
+def rows(scalars: Iterable[Scalar], optimizer_steps_per_batch: int) -> list[dict[str, float]]:
+    """Gives one row per global step.
+
+    Figures of a global step's several rollouts or optimizer steps are averaged.
+
+    Args:
+      scalars: All figures of a training, from its beginning.
+      optimizer_steps_per_batch: Optimizer steps in a global step.
+
+    Returns:
+      Rows with `step` (from 1) and the figures of `result.json`'s `steps`.
+    """
+    found: dict[int, dict[str, list[float]]] = {}
+    for event, value, step in scalars:
+        if event in _LOGGED:
+            found.setdefault(step, {}).setdefault(_LOGGED[event], []).append(value)
+        elif event in _TRAINED:
+            batch = (step - 1) // optimizer_steps_per_batch
+            found.setdefault(batch, {}).setdefault(_TRAINED[event], []).append(value)
+    names = (*_LOGGED.values(), *_TRAINED.values())
+    return [
+        {"step": batch + 1, **{name: float(np.mean(found[batch][name])) for name in names}}
+        for batch in sorted(found)
+        if found[batch].keys() >= set(names)
+    ]
+
+
+def not_finite(scalars: Iterable[Scalar]) -> list[tuple[str, int]]:
+    """Names what is NaN or infinite among losses, gradients and rewards.
+
+    Args:
+      scalars: Figures.
+
+    Returns:
+      What, and at which step: of the optimizer, from 1; of a reward the global
+      step, from 0.
+    """
+    return [
+        (_GUARDED[event], step)
+        for event, value, step in scalars
+        if event in _GUARDED and not np.isfinite(value)
+    ]

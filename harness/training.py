@@ -1,0 +1,217 @@
+"""PPO between the two evaluations: begun or gone on with, guarded, and kept as it goes."""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness import accounting, data, errors, files, progress, rewards, upstream
+from harness import recipe as recipe_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is watched; none of it changes what is learned.
+
+    Attributes:
+      stop: Asked between two batches; once it says so, the run is saved and ended.
+      continue_on_nan: Whether figures that are not finite are told and gone on from.
+      say: Takes a line for the person who watches.
+    """
+
+    stop: Callable[[], bool] = lambda: False
+    continue_on_nan: bool = False
+    say: Callable[[str], None] = lambda line: None
+
+    def check(self, kept: progress.Progress) -> None:
+        """Ends the run if it is asked to.
+
+        Raises:
+          Terminated: It is.
+        """
+        if self.stop():
+            raise progress.terminated(kept.out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training did.
+
+    Attributes:
+      steps: Figures of each global step, of all processes that took part.
+      resumed_at: Optimizer step from which this process went on; none if it began.
+    """
+
+    steps: list[dict[str, float]]
+    resumed_at: int | None
+
+
+def train(
+    recipe: recipe_lib.Recipe,
+    dataset: data.Dataset,
+    make_cluster: Callable[..., upstream.Cluster],
+    reward_fn: upstream.RewardFn,
+    *,
+    mends: Sequence[str],
+    kept: progress.Progress,
+    options: Options,
+) -> Trained:
+    """Trains from the newest whole checkpoint of the run, or from the beginning.
+
+    Args:
+      recipe: What to run.
+      dataset: Batches.
+      make_cluster: `harness.upstream.make_cluster` with all but `note`.
+      reward_fn: Scores completions.
+      mends: Ids of the mends.
+      kept: The run's folder.
+      options: Who is told, and who may end it.
+
+    Returns:
+      What was done.
+
+    Raises:
+      HarnessError: The folder cannot be written, a figure is not finite, or
+        the run was asked to end.
+    """
+    out, run = kept.out, kept.identity.id
+    point = upstream.latest(out, run) if mends else upstream.Point(0, 0)
+    if not mends and kept.resumed and upstream.saved_steps(out):
+        raise errors.HarnessError(
+            "Tunix as installed does not go on where it stopped (resume-skips-data, "
+            "resume-restarts-noise and others of the ledger): begin anew, or use the mended mode"
+        )
+    for line in point.refused:
+        options.say(line)
+    upstream.take_back(out, point, run)
+    before = kept.rewind(point.global_step)
+    for events in (out / "tensorboard").glob("events.out.tfevents.*"):
+        events.unlink()  # written anew from the journal
+    if kept.resumed:
+        options.say(f"training goes on from optimizer step {point.step}")
+    cluster = make_cluster(note={"run": run})
+    scalars = upstream.Scalars(cluster)
+    scalars.tell_again(before)
+    watch = _Watch(kept, scalars, options)
+    learner = upstream.make_learner(
+        recipe,
+        cluster=cluster,
+        reward_fn=watch.guarded(reward_fn),
+        mends=mends,
+        watcher=watch,
+    )
+    found = cluster.actor_trainer.train_steps, cluster.global_steps
+    if found != (point.step, point.global_step):
+        upstream.release(learner)
+        raise errors.RunStopped(
+            f"{out} was restored at optimizer step {found[0]}, global step {found[1]}, not at "
+            f"{point.step}, {point.global_step}: another Tunix is installed than the one that "
+            "began it; use that one"
+        )
+    try:
+        if point.global_step < accounting.global_steps(recipe):
+            learner.train(dataset.train, dataset.validation)
+        else:
+            cluster.close()
+    finally:
+        upstream.release(learner)
+    heard = scalars.since(0)
+    steps = upstream.rows([*before, *heard], accounting.optimizer_steps_per_batch(recipe))
+    return Trained(steps, point.step if kept.resumed else None)
+
+
+class _Watch:
+    """Keeps what each batch logged, and stops where something is not finite."""
+
+    def __init__(self, kept: progress.Progress, scalars: upstream.Scalars, options: Options):
+        self._kept = kept
+        self._scalars = scalars
+        self._options = options
+        self._recorded = 0
+        self._looked_at = 0
+        self._global_step = 0
+
+    def doing(self, what: str, global_step: int) -> None:
+        self._global_step = global_step
+        # A checkpoint is of the batches that are done, all else of the one in hand.
+        self._kept.now(what, global_step=global_step + (what != "checkpoint"))
+
+    def mini_batch_ended(self, examples: Sequence[upstream.TrainExample]) -> None:
+        found = upstream.not_finite(self._scalars.since(self._looked_at))
+        self._looked_at = len(self._scalars)
+        if found:
+            what, step = found[0]
+            arrays = _arrays(examples)
+            self._not_finite(what, f"optimizer step {step}", f"step-{step}", arrays)
+
+    def batch_ended(self, global_steps: int) -> bool:
+        new = self._scalars.since(self._recorded)
+        self._recorded += len(new)
+        self._kept.record(progress.Entry(global_steps, tuple(new)))
+        return self._options.stop()
+
+    def checkpoint_saved(self, step: int, global_steps: int) -> None:
+        upstream.seal(self._kept.out, step, global_steps, self._kept.identity.id)
+        self._options.check(self._kept)
+
+    def guarded(self, reward_fn: upstream.RewardFn) -> upstream.RewardFn:
+        """Gives the reward, stopped at what is not finite: upstream would make it 0."""
+
+        def reward(
+            prompts: Sequence[str], completions: Sequence[str], **columns: Any
+        ) -> Sequence[float]:
+            try:
+                return reward_fn(prompts, completions, **columns)
+            except rewards.NotFiniteError as found:
+                scores = np.asarray(found.scores)
+                self._not_finite(
+                    "the reward",
+                    "rollout",
+                    f"rollout-{self._global_step + 1}",
+                    {
+                        "prompts": np.asarray(prompts),
+                        "completions": np.asarray(completions),
+                        "scores": scores,
+                        **{
+                            name: np.asarray(column)
+                            for name, column in columns.items()
+                            if isinstance(column, list | np.ndarray)
+                        },
+                    },
+                )
+                # As upstream would, once told to go on.
+                return np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0).tolist()
+
+        # Upstream logs a reward under the name of its function.
+        reward.__name__ = getattr(reward_fn, "__name__", "reward")
+        return reward
+
+    def _not_finite(
+        self, what: str, phase: str, name: str, arrays: Mapping[str, np.ndarray]
+    ) -> None:
+        said = f"{what} is not finite in global step {self._global_step + 1}, {phase}"
+        if self._options.continue_on_nan:
+            self._options.say(f"{said}; going on")
+            return
+        path = self._kept.out / "not_finite" / f"{name}.npz"
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir()
+        files.write_whole(path, buffer.getvalue())
+        raise errors.RunStopped(
+            f"{said}: the batch is in {path}; lower the learning rate or mend the reward in a new "
+            "run, or go on from the last good checkpoint by --resume --continue-on-nan"
+        )
+
+
+def _arrays(examples: Sequence[upstream.TrainExample]) -> dict[str, np.ndarray]:
+    names = [field.name for field in dataclasses.fields(examples[0])] if examples else []  # type: ignore[arg-type]
+    return {
+        name: np.concatenate([np.asarray(getattr(each, name)) for each in examples])
+        for name in names
+        if getattr(examples[0], name) is not None
+    }

@@ -1,0 +1,574 @@
+"""Runs that are killed, stopped or out of room, and go on; folders that are another's."""
+
+import dataclasses
+import errno
+import functools
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from tunix.sft import checkpoint_manager
+
+from harness import errors, files, models, pipeline, progress, training, upstream
+from harness import recipe as recipe_lib
+from harness import tokenizer as tokenizer_lib
+from harness.errors import HarnessError
+from harness.upstream import rehearsal
+from tests import killing
+from tests.conftest import SMALL, small_recipe
+from tests.test_cli import ROOT, call
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as a signal would: nothing in the harness takes it."""
+
+
+def refuse_to_write(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def whose(out: pathlib.Path) -> progress.Identity:
+    found = progress.identity_of(out)
+    assert found is not None
+    return found
+
+
+def at(
+    patch: pytest.MonkeyPatch, phase: str, global_step: int | None, act: Callable[[], object]
+) -> None:
+    """Acts when the next run says that it begins a phase."""
+    now = progress.Progress.now
+
+    def saying(self: progress.Progress, what: str, **details) -> None:
+        now(self, what, **details)
+        if (what, details.get("global_step")) == (phase, global_step):
+            act()
+
+    patch.setattr(progress.Progress, "now", saying)
+
+
+def die() -> None:
+    raise Killed
+
+
+def resumed(out: pathlib.Path, **options) -> str:
+    """Goes on with a run of the small recipe; gives what it said."""
+    console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=500)  # noqa: SIM115
+    try:
+        pipeline.run(small_recipe(), out, resume=True, console=console, **options)
+    finally:
+        console.file.close()
+    return console.export_text()
+
+
+def test_a_run_that_is_stopped_in_every_way_ends_as_one_that_never_was(
+    finished_run, tmp_path, compiled_programs, monkeypatch
+):
+    out = tmp_path / "out"
+    # Asked to end: the batch in hand is finished and saved.
+    with monkeypatch.context() as patch:
+        asked: list[bool] = []
+        at(patch, "train", 1, lambda: asked.append(True))
+        with pytest.raises(errors.Terminated, match="go on with: run --resume"):
+            pipeline.run(small_recipe(), out, stop=lambda: bool(asked))
+    assert upstream.latest(out, whose(out).id).step == 2
+    # SIGKILL, to a process of its own, while it makes the second batch's updates.
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(compiled_programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": str(ROOT),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness", "run", "--resume", "--out", str(out)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    while killing.now(out) != ("train", 2):
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    # Another run's checkpoints lie there too.
+    for role in ("actor", "critic"):
+        shutil.copytree(
+            finished_run.out / "checkpoints" / role / "4", out / "checkpoints" / role / "4"
+        )
+    said = resumed(out)
+    assert f"checkpoint of step 4 in {out / 'checkpoints'} is refused: it is not of this" in said
+    assert "training goes on from optimizer step 2" in said
+    assert (out / "refused" / "actor-4").is_dir()
+    assert killing.differences(out, finished_run.out) == []
+    # Complete: nothing is done again.
+    before = (out / "result.json").read_bytes()
+    assert "is complete" in resumed(out)
+    assert (out / "result.json").read_bytes() == before
+
+
+def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_before(
+    tmp_path, monkeypatch
+):
+    recipe = small_recipe(
+        "data.num_batches=2", "optimizers.max_steps=all", "checkpoints.save_interval_steps=1"
+    )
+    tokenizer = tokenizer_lib.load(recipe)
+    mends = upstream.mends("mended")
+    play = functools.partial(
+        rehearsal.rehearse, recipe, tokenizer=tokenizer, mends=mends, directory=tmp_path
+    )
+    play(batches=1)
+    assert upstream.saved_steps(tmp_path, "critic") == [2]
+    save = checkpoint_manager.CheckpointManager.save
+
+    def no_room_for_the_critic(self, *args, **kwargs):
+        if kwargs["custom_metadata"]["role"] == "critic":
+            refuse_to_write()
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint_manager.CheckpointManager, "save", no_room_for_the_critic)
+    with pytest.raises(
+        errors.RunStopped, match=r"step 4 cannot be written .*No space left on device\): make room"
+    ):
+        play(batches=2)
+    assert upstream.saved_steps(tmp_path, "critic") == [2]
+
+
+def largest(folder: pathlib.Path) -> pathlib.Path:
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def test_two_runs_that_are_compared_are_not_always_alike(finished_run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(finished_run.out, other)
+    assert killing.differences(other, finished_run.out) == []
+    (other / "samples.jsonl").write_text("")
+    shutil.rmtree(other / "tensorboard")
+    for role in ("actor", "critic"):
+        shutil.rmtree(other / "checkpoints" / role / "4")
+        shutil.copytree(other / "checkpoints" / role / "2", other / "checkpoints" / role / "4")
+    found = killing.differences(other, finished_run.out)
+    assert {"samples.jsonl", "tensorboard"} <= set(found)
+    assert any(name.startswith("critic/optimizer_state/") for name in found)
+    assert any(name.startswith("actor/model_params/") for name in found)
+
+
+def damage_of_a_byte(out: pathlib.Path) -> str:
+    path = largest(out / "checkpoints" / "critic" / "4")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return "is not what the run wrote, it is damaged or foreign"
+
+
+def truncation(out: pathlib.Path) -> str:
+    path = largest(out / "checkpoints" / "actor" / "4")
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    name = path.relative_to(out / "checkpoints").as_posix()
+    return f"{name} has {len(content) - 100} bytes of {len(content)}, it is truncated or foreign"
+
+
+def loss_of_a_file(out: pathlib.Path) -> str:
+    path = largest(out / "checkpoints" / "critic" / "4")
+    path.unlink()
+    return f"it lacks {path.relative_to(out / 'checkpoints').as_posix()}"
+
+
+def foreign(out: pathlib.Path) -> str:
+    path = out / "checkpoints" / "actor" / "4" / "_CHECKPOINT_METADATA"
+    tree = json.loads(path.read_text())
+    tree["custom_metadata"]["run"] = "another"
+    path.write_text(json.dumps(tree))
+    (out / "checkpoints" / "sealed" / "4.json").unlink()
+    return "it is not of this run"
+
+
+def sealed_by_another(out: pathlib.Path) -> str:
+    path = out / "checkpoints" / "sealed" / "4.json"
+    path.write_text(path.read_text().replace(whose(out).id, "another"))
+    return "it is of another run"
+
+
+def cut_before_the_critic(out: pathlib.Path) -> str:
+    (out / "checkpoints" / "sealed" / "4.json").unlink()
+    shutil.rmtree(out / "checkpoints" / "critic" / "4")
+    return "the run was cut off before the critic was saved"
+
+
+def cut_before_the_seal(out: pathlib.Path) -> str:
+    (out / "checkpoints" / "sealed" / "4.json").unlink()
+    return "the run was cut off before it was known to be whole"
+
+
+def torn_seal(out: pathlib.Path) -> str:
+    (out / "checkpoints" / "sealed" / "4.json").write_text("{")
+    return "its seal cannot be read"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        damage_of_a_byte,
+        truncation,
+        loss_of_a_file,
+        foreign,
+        sealed_by_another,
+        cut_before_the_critic,
+        cut_before_the_seal,
+        torn_seal,
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_the_one_before_is_used(
+    spoil: Callable[[pathlib.Path], str], finished_run, tmp_path
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished_run.out, out)
+    run = whose(out).id
+    assert upstream.latest(out, run) == upstream.Point(4, 2)
+    torn = out / "checkpoints" / "actor" / "6.orbax-checkpoint-tmp-7"
+    torn.mkdir()
+    why = spoil(out)
+    point = upstream.latest(out, run)
+    assert (point.step, point.global_step) == (2, 1)
+    (said,) = point.refused
+    assert said.startswith(f"checkpoint of step 4 in {out / 'checkpoints'} is refused: ")
+    assert why in said
+    upstream.take_back(out, point, run)
+    assert not torn.exists()
+    for role in ("actor", "critic"):
+        assert upstream.saved_steps(out, role) == [2]
+    # What this run left half done may go; what it may not have written is kept.
+    own = spoil in (cut_before_the_critic, cut_before_the_seal)
+    assert (out / "refused").exists() != own
+    assert upstream.latest(out, run) == upstream.Point(2, 1)
+
+
+def entry(global_step: int) -> progress.Entry:
+    return progress.Entry(global_step, (("actor/train/loss", 0.1 * global_step, global_step),))
+
+
+@pytest.fixture
+def kept(tmp_path):
+    with progress.claim(tmp_path / "out", small_recipe(), "mended", {}) as made:
+        yield made
+
+
+def test_the_journal_is_taken_back_to_a_global_step(kept):
+    for number in (1, 2, 3):
+        kept.record(entry(number))
+    with (kept.out / "progress" / "journal.jsonl").open("a") as file:
+        file.write('{"global_step": 4, "sca')  # cut off
+    assert kept.journal() == [entry(1), entry(2), entry(3)]
+    assert kept.rewind(2) == [("actor/train/loss", 0.1, 1), ("actor/train/loss", 0.2, 2)]
+    kept.record(entry(3))
+    assert kept.journal() == [entry(1), entry(2), entry(3)]
+    with pytest.raises(errors.RunStopped, match="does not hold each of the 5 global steps"):
+        kept.rewind(5)
+
+
+def test_a_line_of_the_journal_that_cannot_be_written_is_told(kept, monkeypatch):
+    monkeypatch.setattr(os, "fsync", refuse_to_write)
+    with pytest.raises(HarnessError, match=r"journal\.jsonl cannot be written \(No space left"):
+        kept.record(entry(1))
+    with pytest.raises(HarnessError, match=r"baseline\.json cannot be written \(No space left"):
+        kept.keep_stage("baseline", {})
+    assert kept.stage("baseline") is None
+
+
+def test_what_stood_in_a_file_still_stands_if_it_cannot_be_written(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    files.write_whole(path, "old")
+    monkeypatch.setattr(os, "fsync", refuse_to_write)
+    with pytest.raises(HarnessError, match="make room or give another place"):
+        files.write_whole(path, "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
+    assert path.read_text() == "old"
+
+
+HOLDER = """
+import pathlib, sys
+from harness import progress
+from harness import recipe
+with progress.claim(pathlib.Path(sys.argv[1]), recipe.load("tiny"), "mended", {}):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_one_process_s_until_it_dies(tmp_path):
+    out = tmp_path / "out"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "mine\n"
+    recipe = recipe_lib.load("tiny")
+    for resume in (False, True):
+        with (
+            pytest.raises(errors.RunStopped, match=rf"process {holder.pid}\) is writing to"),
+            progress.claim(out, recipe, "mended", {}, resume=resume),
+        ):
+            pass
+    holder.kill()
+    holder.communicate()
+    with progress.claim(out, recipe, "mended", {}, resume=True) as kept:
+        assert kept.resumed
+
+
+def test_a_run_goes_on_only_as_it_began(tmp_path):
+    out = tmp_path / "out"
+    recipe = recipe_lib.load("tiny")
+    with pytest.raises(Killed), progress.claim(out, recipe, "mended", {}):
+        raise Killed
+    other = recipe_lib.replace(recipe, "lora.rank=3")
+    with (
+        pytest.raises(HarnessError, match=r"has lora\.rank = 16, not 3: give the options"),
+        progress.claim(out, other, "mended", {}, resume=True),
+    ):
+        pass
+    with (
+        pytest.raises(HarnessError, match="has upstream = mended, not stock"),
+        progress.claim(out, recipe, "stock", {}, resume=True),
+    ):
+        pass
+    with (
+        pytest.raises(HarnessError, match="or go on with that run by --resume"),
+        progress.claim(out, recipe, "mended", {}),
+    ):
+        pass
+    assert whose(out).recipe == recipe
+
+
+def fail(out: pathlib.Path, name: str) -> None:
+    recipe = recipe_lib.load("tiny")
+    with progress.claim(out, recipe, "mended", {}, worth_keeping=("sealed",)):
+        (out / name).write_text("")
+        raise HarnessError("oh")
+
+
+def test_a_failed_run_leaves_what_is_worth_keeping(tmp_path):
+    for worth, there in (("sealed", True), ("other", False)):
+        out = tmp_path / worth
+        with pytest.raises(HarnessError, match="oh"):
+            fail(out, worth)
+        assert out.exists() == there
+
+
+def test_a_folder_on_a_read_only_disk_is_named(tmp_path, monkeypatch):
+    def read_only(self, *args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", read_only)
+    with (
+        pytest.raises(HarnessError, match=r"cannot be written \(Read-only file system\)"),
+        progress.claim(tmp_path / "out", recipe_lib.load("tiny"), "mended", {}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_sigterm_is_a_wish_and_the_second_an_order(again, capsys, tmp_path, monkeypatch):
+    def run(recipe, out, *, stop, **options):
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+        if again:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("it went on")
+        raise progress.terminated(out)
+
+    monkeypatch.setattr(pipeline, "run", run)
+    code, _, err = call(capsys, "run", "--out", tmp_path / "out")
+    assert code == 143
+    assert err.splitlines() == [
+        "stopping once the batch in hand is done and saved",
+        f"error: stopped as asked; go on with: run --resume --out {tmp_path / 'out'}",
+    ]
+
+
+def test_resume_alone_takes_recipe_and_mode_from_the_folder(capsys, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    began = recipe_lib.load("tiny", assignments=SMALL)
+    with pytest.raises(Killed), progress.claim(out, began, "stock", {}):
+        raise Killed
+    seen = []
+
+    def run(recipe, folder, *, mode, **options):
+        seen.append((recipe, mode, options["resume"]))
+        raise progress.terminated(folder)
+
+    monkeypatch.setattr(pipeline, "run", run)
+    call(capsys, "run", "--resume", "--out", out)
+    call(capsys, "run", "--resume", "--out", out, "--seed", 5)
+    assert seen == [
+        (began, "stock", True),
+        (recipe_lib.load("tiny", overrides={"seed": 5}), "stock", True),
+    ]
+
+
+def nan_at_the_third(prompts, completions, **columns):
+    """A reward that fails on one completion."""
+    del columns
+    scores = [1.0] * len(completions)
+    scores[2] = float("nan")
+    return scores
+
+
+def test_a_reward_that_is_not_finite_stops_the_run_and_keeps_the_batch(recipe, tmp_path):
+    out = tmp_path / "out"
+    failing = recipe_lib.replace(recipe, "reward.function=tests.test_resume:nan_at_the_third")
+    with pytest.raises(
+        errors.RunStopped, match=r"the reward is not finite in global step 1, rollout: the batch"
+    ):
+        pipeline.run(failing, out)
+    (path,) = (out / "not_finite").iterdir()
+    with np.load(path) as batch:
+        assert np.flatnonzero(~np.isfinite(batch["scores"])).tolist() == [2]
+        assert len(batch["prompts"]) == len(batch["completions"]) == len(batch["answer"]) == 8
+    assert not list(out.glob("checkpoints/sealed/*"))
+
+
+@dataclasses.dataclass
+class Heard:
+    """Figures as a cluster would log them."""
+
+    figures: list
+
+    def __len__(self):
+        return len(self.figures)
+
+    def since(self, count):
+        return self.figures[count:]
+
+
+EXAMPLE = upstream.TrainExample(
+    **{
+        name: np.arange(2.0)
+        for name in (
+            *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"),
+            *("ref_per_token_logps", "old_per_token_logps", "returns", "old_values"),
+        )
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("event", "what"),
+    [
+        ("actor/train/loss", "the policy loss"),
+        ("critic/train/loss", "the value loss"),
+        ("actor/train/grad_norm", "the actor's gradient"),
+        ("critic/train/grad_norm", "the critic's gradient"),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_batch(event, what, value, kept):
+    heard: Any = Heard([("actor/train/loss", 1.0, 2), ("rewards/train/score/max", float("nan"), 1)])
+    said: list[str] = []
+    patient = training._Watch(kept, heard, training.Options(continue_on_nan=True, say=said.append))
+    watch = training._Watch(kept, heard, training.Options())
+    for each in (watch, patient):
+        each.doing("train", 4)
+        each.mini_batch_ended([EXAMPLE, EXAMPLE])
+    assert said == []
+    heard.figures.append((event, value, 3))
+    with pytest.raises(errors.RunStopped) as stopped:
+        watch.mini_batch_ended([EXAMPLE, EXAMPLE])
+    begins = f"{what} is not finite in global step 5, optimizer step 3"
+    assert str(stopped.value).startswith(f"{begins}: the batch is in {kept.out}")
+    assert "--resume --continue-on-nan" in str(stopped.value)
+    with np.load(kept.out / "not_finite" / "step-3.npz") as batch:
+        assert batch["advantages"].tolist() == [0.0, 1.0, 0.0, 1.0]
+    patient.mini_batch_ended([EXAMPLE, EXAMPLE])
+    assert said == [f"{begins}; going on"]
+
+
+def test_figures_that_are_not_finite_are_null_in_the_result(finished_run):
+    rows = [{"step": 1, "policy_loss": float("nan"), "value_loss": 0.5}]
+    result = dataclasses.replace(finished_run.result, steps=rows)
+    assert result.to_dict()["steps"] == [{"step": 1, "policy_loss": None, "value_loss": 0.5}]
+
+
+def test_stages_keep_everything(finished_run):
+    found = finished_run.result.baseline
+    again = type(found).kept(json.loads(json.dumps(found.keep())))
+    assert again == found
+
+
+def test_weights_have_a_checksum_that_sees_a_bit(finished_run):
+    mesh = models.make_mesh(finished_run.recipe.sharding)
+    policy = pipeline.make_policy(finished_run.recipe, mesh)
+    before = models.checksum(policy)
+    assert models.checksum(pipeline.make_policy(finished_run.recipe, mesh)) == before
+    scale = policy.final_norm.scale
+    scale.set_value(scale.get_value().at[0].add(1e-6))
+    assert models.checksum(policy) != before
+    assert jax.default_backend() == "cpu"
+
+
+def test_several_hosts_are_refused_with_the_ledgers_reason(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    code, _, err = call(capsys, "run", "--out", tmp_path / "out")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "2 hosts are joined here" in err
+    assert "several-hosts in the ledger" in err
+    assert upstream.defect("several-hosts").mend is None
+    assert not (tmp_path / "out").exists()
+
+
+# What a person sees, and the test that holds it to its exit code.
+TOLD = (
+    "it may hold another run",
+    "is writing to",
+    "give the options with which it began",
+    "is refused:",
+    "cannot be written (",
+    "stopped as asked",
+    "is not finite in global step",
+    "the policy before PPO has checksum",
+    "hosts are joined here",
+    "needs Kaggle credentials and there are none",
+    "Kaggle does not take the credentials",
+    "is not accepted by this account",
+    "Kaggle has no model",
+    "Kaggle cannot be reached",
+    "cannot be kept in",
+    "the handle is not",
+    "no TPU is here",
+    "does not fit",
+    "log-probs differ from",
+)
+
+
+@pytest.mark.parametrize("line", TOLD)
+def test_what_is_told_stands_in_the_readme(line):
+    table = (ROOT / "README.md").read_text().partition("## When something is refused")[2]
+    assert any(line in row for row in table.splitlines() if row.startswith("|"))
+
+
+def test_weights_that_are_not_those_the_run_began_with_are_refused(finished_run, tmp_path):
+    out = tmp_path / "out"
+    recipe = finished_run.recipe
+    policy = pipeline.make_policy(recipe, models.make_mesh(recipe.sharding))
+    with progress.claim(out, recipe, "mended", {}) as kept:
+        pipeline._same_policy(kept, policy)
+        pipeline._same_policy(kept, policy)
+        policy.final_norm.scale.set_value(policy.final_norm.scale.get_value() + 1)
+        with pytest.raises(errors.RunStopped, match="the policy before PPO has checksum"):
+            pipeline._same_policy(kept, policy)
