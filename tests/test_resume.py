@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda root: types.SimpleNamespace(free=9))
     with pytest.raises(errors.RunStopped, match=r"\(it takes .* bytes, 9 are free\): make room"):
-        play(batches=2)
+        play(batches=1, directory=tmp_path / "other")
 
 
 def largest(folder: pathlib.Path) -> pathlib.Path:

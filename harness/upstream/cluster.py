@@ -133,7 +133,10 @@ class MendedCluster(rl_cluster.RLCluster):
         return step
 
     def _check_room(self, step: int, trainers: Any) -> None:
-        """Refuses to begin what the disk cannot hold: Orbax may wait for ever for a failed write."""
+        """Refuses to begin what the disk cannot hold.
+
+        Orbax may wait for ever for a write that failed in its worker.
+        """
         root = trainers[0].config.checkpoint_root_directory
         if root is None or not os.path.isdir(root):
             return
