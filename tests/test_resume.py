@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -142,6 +143,11 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
     ):
         play(batches=2)
     assert upstream.saved_steps(tmp_path, "critic") == [2]
+    # Where the disk tells so beforehand, nothing is begun.
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda root: types.SimpleNamespace(free=9))
+    with pytest.raises(errors.RunStopped, match=r"\(it takes .* bytes, 9 are free\): make room"):
+        play(batches=1, directory=tmp_path / "other")
 
 
 def largest(folder: pathlib.Path) -> pathlib.Path:

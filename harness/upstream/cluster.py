@@ -1,7 +1,9 @@
 """Upstream's cluster of actor, critic, reference and rollout, from a recipe."""
 
 import functools
+import os
 import pathlib
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -115,6 +117,7 @@ class MendedCluster(rl_cluster.RLCluster):
         """
         trainers: tuple[Any, Any] = (self.actor_trainer, self.critic_trainer)
         step = trainers[0].train_steps
+        self._check_room(step, trainers)
         try:
             for role, trainer in zip(("actor", "critic"), trainers, strict=True):
                 manager = trainer.checkpoint_manager
@@ -139,6 +142,27 @@ class MendedCluster(rl_cluster.RLCluster):
             ) from None
         self.checkpoint_due = False
         return step
+
+    def _check_room(self, step: int, trainers: Any) -> None:
+        """Refuses to begin what the disk cannot hold.
+
+        Orbax may wait for ever for a write that failed in its worker.
+        """
+        root = trainers[0].config.checkpoint_root_directory
+        if root is None or not os.path.isdir(root):
+            return
+        needed = 0
+        for trainer in trainers:
+            kept = nnx.LoRAParam if trainer._lora_enabled else nnx.Param
+            moments = nnx.state(trainer.optimizer, nnx.optimizer.OptState)
+            leaves = jax.tree.leaves((nnx.state(trainer.model, kept), moments))
+            needed += sum(leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes"))
+        free = shutil.disk_usage(root).free
+        if free < needed:
+            raise errors.RunStopped(
+                f"the checkpoint of step {step} cannot be written (it takes {needed:,} bytes, "
+                f"{free:,} are free): make room, then go on from the one before by --resume"
+            )
 
     def close(self) -> None:
         """Writes what is left and closes both trainers."""
