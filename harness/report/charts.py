@@ -161,9 +161,11 @@ def _place_ticks(across: svg.Scale, x: Axis, places: list[float], room: float) -
 
 def _one_line(series: Series, across: svg.Scale, up: svg.Scale) -> list[str]:
     points = [(across(at), up(value)) if value is not None else None for at, value in series.points]
-    out = [svg.path(points, f"{series.style} {series.tone}")]
-    for at, low, high in series.spans:
-        out.append(svg.line(across(at), up(low), across(at), up(high), f"whisker {series.tone}"))
+    out = [
+        svg.line(across(at), up(low), across(at), up(high), f"whisker {series.tone}")
+        for at, low, high in series.spans
+    ]
+    out.append(svg.path(points, f"{series.style} {series.tone}"))
     lone = sum(point is not None for point in points) == 1
     if series.style == "dots" or lone:
         out += [svg.dot(*point, f"dot {series.tone}") for point in points if point is not None]
@@ -299,11 +301,7 @@ def bars(
     ends = [max(total, *(row.span or (0,))) for total, row in zip(totals, rows, strict=True)]
     high = max([*ends, limit.at if limit else 0, 1e-12])
     said = max((svg.text_width(row.said) for row in rows), default=0)
-    # Words that find no room beside a bar stand within its end.
-    within = [row.over for row in rows]
     right = 8.0 if above else min(said + 14, width * 0.25)
-    if above:
-        within = [True] * len(rows)
     top = 30.0 if limit else 8.0
     bottom = top + len(rows) * step
     across = svg.Scale(0, high * 1.02, left, width - right)
@@ -315,7 +313,7 @@ def bars(
         out.append(svg.text(across(mark), bottom + 17, x.form(mark), "muted", anchor))
     out.append(svg.text(width - 2, bottom + 36, x.title, "muted", "end"))
     words = []
-    for place, (row, total, inside) in enumerate(zip(rows, totals, within, strict=True)):
+    for place, (row, total) in enumerate(zip(rows, totals, strict=True)):
         y = top + place * step + (24 if above else 8)
         if above:
             name = svg.shorten(row.name, width - svg.text_width(row.said) - 16)
@@ -333,8 +331,11 @@ def bars(
             low, reach = across(row.span[0]), across(row.span[1])
             out.append(svg.line(low, y + thick / 2, reach, y + thick / 2, "whisker ink-line"))
         if not above:
-            end = max(total, *(row.span or (0,)), limit.at if limit and inside else 0)
-            words.append(svg.text(across(end) + 7, y + 17, row.said, _said(row)))
+            end = across(max(total, *(row.span or (0,)))) + 7
+            wall = across(limit.at) if limit else 0
+            if end <= wall + 4 and end + svg.text_width(row.said) > wall - 4:
+                end = wall + 7  # the words would lie on the line
+            words.append(svg.text(end, y + 17, row.said, _said(row)))
     if limit is not None:
         at = across(limit.at)
         out.append(svg.line(at, top - 10, at, bottom, limit.style))
@@ -397,10 +398,9 @@ def intervals(
     """
     above = width < 500
     step, head = 24.0, 22.0 if above else 0.0
-    said = max((svg.text_width(mark.said) for row in rows for mark in row.marks), default=0) + 14
     names = max((svg.text_width(row.name) for row in rows), default=0) + 14
     left = 8.0 if above else min(names, width * 0.3)
-    right = min(said, width * 0.45)
+    right = 26.0
     ends = [end for row in rows for mark in row.marks for end in (mark.low, mark.high, mark.value)]
     ends += [rule.at for rule in rules]
     low, high = _range(ends, x.low, x.high)
@@ -435,9 +435,16 @@ def intervals(
             )
             shape = f"{'hollow' if each.hollow else 'dot'} {each.tone}"
             out.append(svg.dot(across(each.value), middle, shape, each.said, 5))
-            room = width - across(each.high) - 10
-            words = svg.shorten(each.said, room)
-            out.append(svg.text(across(each.high) + 9, middle + 4.5, words, "ink halo"))
+            end, begin, wide = (
+                across(each.high) + 9,
+                across(each.low) - 9,
+                svg.text_width(each.said),
+            )
+            # Behind the mark, or before it where there is more room.
+            behind = end + wide <= width or width - end >= begin - left
+            words = svg.shorten(each.said, width - end if behind else begin - left)
+            place = (end, "start") if behind else (begin, "end")
+            out.append(svg.text(place[0], middle + 4.5, words, "ink halo", place[1]))
             y += step
         y += 6
     return svg.drawing(width, bottom + 42, label, out)

@@ -7,12 +7,12 @@ from harness.report.page import WIDE, Figure, Note, Part, Section, Table, pictur
 from harness.report.reading import Source, Sources
 
 _COMMAND = "python -m harness check --json check.json"
-# Gravest first; what each is called on the page.
+# Gravest first; what one and what several are called on the page.
 _STATUS = {
-    "fail": "fails",
-    "error": "could not be looked at",
-    "known-defect": "broken as the ledger knows",
-    "pass": "holds",
+    "fail": ("fails", "fail"),
+    "error": ("could not be looked at", "could not be looked at"),
+    "known-defect": ("is broken as the ledger knows", "are broken as the ledger knows"),
+    "pass": ("holds", "hold"),
 }
 _SHOWN, _LONGEST = 3, 300
 
@@ -45,14 +45,15 @@ def _properties(source: Source, check: kinds.Check) -> list[Part]:
         (
             area,
             [
-                charts.Tile(each.status, f"{each.id}: {_STATUS[each.status]}. {each.statement}")
+                charts.Tile(each.status, f"{each.id}: {_STATUS[each.status][0]}. {each.statement}")
                 for each in sorted(found, key=lambda each: order.index(each.status))
             ],
         )
         for area, found in areas.items()
     ]
     count = Counter(each.status for each in check.properties)
-    said = ", ".join(f"{count[status]} {word}" for status, word in _STATUS.items() if count[status])
+    counted = {status: _count(status, count[status]) for status in _STATUS if count[status]}
+    said = ", ".join(counted.values())
     parts: list[Part] = [
         Figure(
             title=f"Properties, {_title(source, check)}",
@@ -65,28 +66,27 @@ def _properties(source: Source, check: kinds.Check) -> list[Part]:
             ),
             caption="A square for each property: what Tunix did, held to an independent "
             "calculation or to itself under a symmetry.",
-            legend=tuple(
-                (f"tile {status}", f"{count[status]} {word}")
-                for status, word in _STATUS.items()
-                if count[status]
-            ),
+            legend=tuple((f"tile {status}", words) for status, words in counted.items()),
         )
     ]
-    for status, word in _STATUS.items():
+    for status, words in counted.items():
         rows = tuple(_row(each) for each in check.properties if each.status == status)
-        if rows:
-            parts.append(
-                Table(
-                    head=("property", "area", "what must hold", "tolerance", "what was seen"),
-                    rows=rows,
-                    basis=("measured",),
-                    caption=f"{len(rows)} {word} ({source.name})",
-                    folded=status in ("pass", "known-defect"),
-                    code=frozenset({0}),
-                    tones=(status,) * len(rows),
-                )
+        parts.append(
+            Table(
+                head=("property", "area", "what must hold", "tolerance", "what was seen"),
+                rows=rows,
+                basis=("measured",),
+                caption=f"{words} ({source.name})",
+                folded=status in ("pass", "known-defect"),
+                code=frozenset({0}),
+                tones=(status,) * len(rows),
             )
+        )
     return parts
+
+
+def _count(status: str, count: int) -> str:
+    return f"{count} {_STATUS[status][count != 1]}"
 
 
 def _row(each: kinds.Property) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def _accuracy(runs: Runs) -> Figure:
     table = []
     for index, (source, run) in enumerate(runs):
         marks = []
-        for stage, found in (("before PPO", run.baseline), ("after", run.trained)):
+        for stage, found in (("before", run.baseline), ("after", run.trained)):
             low, high = found.accuracy_ci95
             marks.append(
                 charts.Mark(

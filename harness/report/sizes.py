@@ -256,7 +256,7 @@ def _plan(source: Source, plan: kinds.Plan) -> list[Part]:
     else:
         parts.append(Note(f"{source.name} tells no compiled size of a program.", missing=True))
     if not plan.walls:
-        said = f"{source.name}: the wall was not looked for, so only the chip's line is drawn."
+        said = f"{source.name}: no wall was looked for, so that only the chip's line is drawn."
         parts.append(Note(said, _SWEEP, True))
     settings = [each for each in plan.recommendation.settings if each.bounds]
     if settings:
@@ -266,10 +266,9 @@ def _plan(source: Source, plan: kinds.Plan) -> list[Part]:
 
 def _plan_peaks(source: Source, plan: kinds.Plan, known: Sequence[kinds.Program]) -> Figure:
     unit = 2**30
-    by_name: dict[str, list[tuple[float, float]]] = {}
+    by_name: dict[str, list[tuple[float, float]]] = {each.name: [] for each in known}
     for each in sorted(known, key=lambda program: program.micro_batch):
-        points = by_name.setdefault(each.name, [])
-        points.append((float(each.micro_batch), (each.peak_bytes or 0) / unit))
+        by_name[each.name].append((float(each.micro_batch), (each.peak_bytes or 0) / unit))
     limit = charts.Rule(plan.hbm_bytes / unit, f"HBM {plan.hbm_bytes / unit:.2f} GiB")
     pictures, guessed = [], False
     for name, points in by_name.items():

@@ -153,12 +153,18 @@ def environment(sources: Sources) -> Section:
     for source in sources.used:
         for fact, value in _facts(source.tree):
             facts.setdefault(fact, {}).setdefault(value, []).append(source.name)
-    rows, tones = [], []
+    rows, tones, alike = [], [], []
     for fact, values in facts.items():
+        if fact in _PACKAGES and len(values) == 1:
+            alike.append(f"{fact} {next(iter(values))}")
+            continue
         differs = len(values) > 1
         for value, names in values.items():
             rows.append((fact, value, ", ".join(names)))
             tones.append("differs" if differs else "")
+    if alike:
+        rows.append(("packages", ", ".join(alike), "all that tell them"))
+        tones.append("")
     parts: list[Part] = [
         Table(
             head=("what", "value", "told by"),
