@@ -102,7 +102,8 @@ def lines(
     left = max(svg.text_width(y.form(mark)) for mark in marks) + 14
     room = max((svg.text_width(each.name) for each in named), default=0) + 16
     right = min(max(room, 16), 0.32 * width)
-    top = 30 + 16 * sum(rule.axis == "x" for rule in rules)
+    upright, level = ([rule for rule in rules if rule.axis == axis] for axis in "xy")
+    top = 30 if not upright else 20 + 16 * (len(upright) + bool(level))
     bottom = height - 42
     across = _places(places, x, left + 6, width - right)
     up = svg.Scale(low, high, bottom, top)
@@ -154,7 +155,7 @@ def _place_ticks(across: svg.Scale, x: Axis, places: list[float], room: float) -
                 kept.append(place)
         return kept
     widest = max(svg.text_width(x.form(place)) for place in places) + 24
-    found = svg.ticks(across.low, across.high, max(2, int(room / widest)))
+    found = svg.ticks(across.low, across.high, max(2, min(8, int(room / widest))))
     whole = all(float(place).is_integer() for place in places)
     return [mark for mark in found if not whole or float(mark).is_integer()] or places[:1]
 
@@ -180,19 +181,20 @@ def _rules(
     right: float,
     top: float,
 ) -> list[str]:
-    out, upright = [], 0
-    for rule in rules:
-        if rule.axis == "y":
-            out.append(svg.line(left, up(rule.at), right, up(rule.at), rule.style))
-            out.append(svg.text(left + 6, up(rule.at) - 5, rule.name, f"{rule.style}-name halo"))
-            continue
-        x, y = across(rule.at), top - 6 - 16 * upright
-        upright += 1
-        out.append(svg.line(x, y + 3, x, up.start, rule.style))
-        room = svg.text_width(rule.name)
-        anchor, at = ("end", x) if x - room > 0 else ("start", max(2, min(x, right - room)))
-        out.append(svg.text(at, y, rule.name, f"{rule.style}-name halo", anchor))
-    return out
+    level = [rule for rule in rules if rule.axis == "y"]
+    # The leftmost is named lowest, so that no line runs through another's name.
+    upright = sorted((rule for rule in rules if rule.axis == "x"), key=lambda rule: rule.at)
+    above = top - 6 - (16 if level and upright else 0)
+    lines, names = [], []
+    for rule in level:
+        lines.append(svg.line(left, up(rule.at), right, up(rule.at), rule.style))
+        names.append(svg.text(left + 6, up(rule.at) - 5, rule.name, f"{rule.style}-name halo"))
+    for place, rule in enumerate(upright):
+        x, y = across(rule.at), above - 16 * place
+        lines.append(svg.line(x, y + 3, x, up.start, rule.style))
+        anchor, at = ("end", x) if x - svg.text_width(rule.name) > 0 else ("start", 0)
+        names.append(svg.text(at, y, rule.name, f"{rule.style}-name halo", anchor))
+    return [*lines, *names]
 
 
 def _end_names(
@@ -338,7 +340,10 @@ def bars(
             words.append(svg.text(end, y + 17, row.said, _said(row)))
     if limit is not None:
         at = across(limit.at)
-        out.append(svg.line(at, top - 10, at, bottom, limit.style))
+        out.append(svg.line(at, top - 10, at, top if above else bottom, limit.style))
+        if above:  # beside the bars alone, for words stand over them
+            ends = [top + place * step + 24 for place in range(len(rows))]
+            out += [svg.line(at, y - 4, at, y + thick + 4, limit.style) for y in ends]
         out.append(svg.text(at, top - 15, limit.name, f"{limit.style}-name", "end"))
     return svg.drawing(width, bottom + 42, label, [*out, *words])
 

@@ -34,6 +34,16 @@ def _title(source: Source, check: kinds.Check) -> str:
     return f"{source.name}: Tunix {check.version}, {check.mode}"
 
 
+def counted(check: kinds.Check) -> dict[str, str]:
+    """Gives how many properties are of each status that occurs, in words, gravest first."""
+    count = Counter(each.status for each in check.properties)
+    return {
+        status: f"{count[status]} {words[count[status] != 1]}"
+        for status, words in _STATUS.items()
+        if count[status]
+    }
+
+
 def _properties(source: Source, check: kinds.Check) -> list[Part]:
     if not check.properties:
         return [Note(f"{_title(source, check)}: no property was looked at.", missing=True)]
@@ -46,14 +56,13 @@ def _properties(source: Source, check: kinds.Check) -> list[Part]:
             area,
             [
                 charts.Tile(each.status, f"{each.id}: {_STATUS[each.status][0]}. {each.statement}")
-                for each in sorted(found, key=lambda each: order.index(each.status))
+                for each in sorted(held, key=lambda each: order.index(each.status))
             ],
         )
-        for area, found in areas.items()
+        for area, held in areas.items()
     ]
-    count = Counter(each.status for each in check.properties)
-    counted = {status: _count(status, count[status]) for status in _STATUS if count[status]}
-    said = ", ".join(counted.values())
+    found = counted(check)
+    said = ", ".join(found.values())
     parts: list[Part] = [
         Figure(
             title=f"Properties, {_title(source, check)}",
@@ -66,10 +75,10 @@ def _properties(source: Source, check: kinds.Check) -> list[Part]:
             ),
             caption="A square for each property: what Tunix did, held to an independent "
             "calculation or to itself under a symmetry.",
-            legend=tuple((f"tile {status}", words) for status, words in counted.items()),
+            legend=tuple((f"tile {status}", words) for status, words in found.items()),
         )
     ]
-    for status, words in counted.items():
+    for status, words in found.items():
         rows = tuple(_row(each) for each in check.properties if each.status == status)
         parts.append(
             Table(
@@ -83,10 +92,6 @@ def _properties(source: Source, check: kinds.Check) -> list[Part]:
             )
         )
     return parts
-
-
-def _count(status: str, count: int) -> str:
-    return f"{count} {_STATUS[status][count != 1]}"
 
 
 def _row(each: kinds.Property) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def section(sources: Sources) -> Section:
             parts.append(_phases(source, plan))
         else:
             parts.append(Note(f"{source.name} tells of no phase.", missing=True))
-    parts += [_run(source, run) for source, run in sources.of(kinds.Run)]
+    parts += _runs(sources.of(kinds.Run))
     return Section("memory", title, tuple(parts))
 
 
@@ -112,15 +112,25 @@ def _phases(source: Source, plan: kinds.Plan) -> Figure:
     )
 
 
-def _run(source: Source, run: kinds.Run) -> Part:
-    known = [phase for phase in run.phases if phase.peak_bytes is not None]
-    if not known:
-        device = run.environment.devices.kind or "its device"
-        return Note(f"{source.name}: no measured peak, for {device} tells none.", missing=True)
-    return Table(
-        head=("phase", "peak since the run began"),
-        rows=tuple((phase.name, svg.size(phase.peak_bytes or 0)) for phase in known),
-        basis=("measured",),
-        caption=f"Peak of device memory, {source.name}",
-        figures=frozenset({1}),
-    )
+def _runs(runs: list[tuple[Source, kinds.Run]]) -> list[Part]:
+    rows, silent = [], []
+    for source, run in runs:
+        known = [phase for phase in run.phases if phase.peak_bytes is not None]
+        rows += [(source.name, p.name, svg.size(p.peak_bytes or 0)) for p in known]
+        if not known:
+            silent.append(f"{source.name} ({run.environment.devices.kind or 'device not told'})")
+    parts: list[Part] = []
+    if rows:
+        parts.append(
+            Table(
+                head=("run", "phase", "peak since the run began"),
+                rows=tuple(rows),
+                basis=("measured",),
+                caption="Peak of device memory",
+                figures=frozenset({2}),
+            )
+        )
+    if silent:
+        said = f"No measured peak, for the device tells none: {', '.join(silent)}."
+        parts.append(Note(said, missing=True))
+    return parts

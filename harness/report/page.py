@@ -18,7 +18,10 @@ BASES: dict[Basis, str] = {
 Gravity = Literal["no", "open", "yes", "none"]
 GRAVITIES: tuple[Gravity, ...] = ("no", "open", "yes", "none")
 
-WIDE, HALF, PANEL, NARROW = 1040.0, 504.0, 330.0, 350.0
+# Widths of drawings on a desk, and of the same on a phone: across the page, two
+# and three side by side; of the last, two side by side on a phone.
+WIDE, HALF, PANEL = 1040.0, 504.0, 330.0
+NARROW = {WIDE: 350.0, HALF: 350.0, PANEL: 168.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +32,16 @@ class Picture:
       wide: SVG.
       narrow: SVG.
       title: Over it, if it is one of several.
+      place: `across`, `half` or `third`: how much of a desk's page it takes.
     """
 
     wide: str
     narrow: str
     title: str = ""
+    place: str = "across"
+
+
+_PLACES = {WIDE: "across", HALF: "half", PANEL: "third"}
 
 
 def picture(draw: Callable[[float], str], wide: float, title: str = "") -> Picture:
@@ -41,13 +49,13 @@ def picture(draw: Callable[[float], str], wide: float, title: str = "") -> Pictu
 
     Args:
       draw: Gives SVG of a width.
-      wide: The width on a desk.
+      wide: The width on a desk: `WIDE`, `HALF` or `PANEL`.
       title: Over it, if it is one of several.
 
     Returns:
       Both.
     """
-    return Picture(draw(wide), draw(NARROW), title)
+    return Picture(draw(wide), draw(NARROW[wide]), title, _PLACES[wide])
 
 
 @dataclasses.dataclass(frozen=True)

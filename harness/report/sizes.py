@@ -240,7 +240,7 @@ def _peak_panel(
             charts.Axis(f"peak, {unit}", form, low=0),
             label=f"Peak memory of {name} against micro-batch: {said}{walls}",
             width=w,
-            height=200 if not rules else 220,
+            height=200 + 16 * sum(rule.axis == "x" for rule in rules),
             rules=rules,
         ),
         PANEL,
@@ -315,7 +315,7 @@ def _walls(plan: kinds.Plan, name: str) -> list[charts.Rule]:
         if wall.fits_beside_the_rest_about:
             about = wall.fits_beside_the_rest_about
             rules.append(
-                charts.Rule(float(about), f"beside the rest about {about:,}", "x", "guess")
+                charts.Rule(float(about), f"about {about:,} beside the rest", "x", "guess")
             )
     return rules
 
@@ -341,14 +341,14 @@ def _bounds(source: Source, plan: kinds.Plan, settings: Sequence[kinds.Setting])
                 lambda w, points=points, rules=rules, said=said: charts.lines(
                     [charts.Series("", points, "s1", "dots")],
                     charts.Axis("sequences in a call", svg.number, log=True),
-                    charts.Axis("least seconds a global step", svg.number, low=0),
+                    charts.Axis("least s a global step", svg.number, low=0),
                     label=f"Least seconds a global step against micro-batch: {said}",
                     width=w,
                     height=200,
                     rules=rules,
                 ),
                 PANEL,
-                setting.setting,
+                setting.setting.removeprefix("batching."),
             )
         )
         choice = setting.recommended

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.report import kinds, svg
+from harness.report.conformance import counted
 from harness.report.page import Answer, Basis, Gravity, Note, Part, Section, Table
 from harness.report.reading import Source, Sources
 
@@ -39,8 +40,7 @@ def headline(given: tuple[Answer, ...]) -> str:
         for gravity, word in words
         if count[gravity]
     ]
-    total = f"{len(given)} result{'s' if len(given) > 1 else ''}"
-    return f"{total}: {', '.join(said)}."
+    return f"{_many(len(given), 'result')}: {', '.join(said)}."
 
 
 def _answer(source: Source) -> Answer:
@@ -78,20 +78,9 @@ def _say_run(run: kinds.Run) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
 
 
 def _say_check(check: kinds.Check) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
-    count = Counter(each.status for each in check.properties)
-    parts = [
-        f"{count[status]} {word}"
-        for status, word in (
-            ("fail", "fail"),
-            ("error", "could not be looked at"),
-            ("known-defect", "broken as the ledger knows"),
-            ("pass", "hold"),
-        )
-        if count[status]
-    ]
     said = (
-        f"Tunix {check.version} ({check.mode}): of {len(check.properties)} properties "
-        f"{', '.join(parts) or 'none was looked at'}."
+        f"Tunix {check.version} ({check.mode}), properties: "
+        f"{', '.join(counted(check).values()) or 'nothing was looked at'}."
     )
     if not check.properties:
         return "open", "NOTHING CHECKED", said, ("measured",)
@@ -133,10 +122,14 @@ def _say_bench(bench: kinds.Bench) -> tuple[Gravity, str, str, tuple[Basis, ...]
     commit = (bench.commit_info.id or "an unknown commit")[:10]
     dirty = ", with changes that are not committed" if bench.commit_info.dirty else ""
     said = (
-        f"{len(bench.benchmarks)} benchmarks of {len(names)} programs at commit {commit}{dirty}; "
-        "the gate judges them."
+        f"{_many(len(bench.benchmarks), 'benchmark')} of {_many(len(names), 'program')} at "
+        f"commit {commit}{dirty}; the gate judges them."
     )
     return "none", "TIMED", said, ("measured", "compiled")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _say_gate(gate: kinds.Gate) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
