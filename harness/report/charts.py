@@ -124,8 +124,9 @@ def lines(
 
 
 def _range(values: Sequence[float], low: float | None, high: float | None) -> tuple[float, float]:
-    bottom = min(values, default=0.0) if low is None else min(low, *values, low)
-    top = max([*values, *([] if high is None else [high])], default=1.0)
+    # What lies beyond a bound that was asked for is shown all the same.
+    bottom = min(low if low is not None else math.inf, *values, math.inf)
+    top = max(high if high is not None else -math.inf, *values, -math.inf)
     if top <= bottom:
         reach = abs(top) * 0.1 or 1.0
         bottom, top = bottom - (0 if low is not None else reach), top + reach
@@ -415,7 +416,8 @@ def intervals(
     out = []
     for mark in svg.ticks(low, high, 5 if not above else 3):
         out.append(svg.line(across(mark), top - 4, across(mark), bottom, "grid"))
-        out.append(svg.text(across(mark), bottom + 17, x.form(mark), "muted", "middle"))
+        anchor = "middle" if across(mark) > 20 else "start"
+        out.append(svg.text(across(mark), bottom + 17, x.form(mark), "muted", anchor))
     out.append(svg.text(width - 2, bottom + 36, x.title, "muted", "end"))
     for place, rule in enumerate(rules):
         at = across(rule.at)

@@ -242,7 +242,7 @@ class Setting(_Part):
     setting: str
     reference: Count
     recommended: Count | None = None
-    bounds: dict[int, Amount] = {}
+    bounds: dict[Annotated[int, Field(gt=0, le=2**31)], Amount] = {}
     fit: list[Count] | None = None
 
 

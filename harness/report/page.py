@@ -1,7 +1,7 @@
 """The page: what its parts are, and how they become one file."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from harness.errors import HarnessError
@@ -14,6 +14,13 @@ BASES: dict[Basis, str] = {
     "bound": "by arithmetic from published rates: it cannot be better, and nothing ran",
     "predicted": "read off a line through compiled sizes; neither compiled nor run",
 }
+
+
+def in_order(found: Collection[Basis]) -> tuple[Basis, ...]:
+    """Gives each of the labels once, in the order in which the page explains them."""
+    return tuple(sorted(set(found), key=list(BASES).index))
+
+
 # Of a verdict, gravest first.
 Gravity = Literal["no", "open", "yes", "none"]
 GRAVITIES: tuple[Gravity, ...] = ("no", "open", "yes", "none")

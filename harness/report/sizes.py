@@ -13,6 +13,7 @@ from harness.report.page import (
     Picture,
     Section,
     Table,
+    in_order,
     picture,
 )
 from harness.report.reading import Source, Sources
@@ -199,9 +200,7 @@ def _peak_figure(source: Source, peaks: _Peaks) -> Figure:
             for (kind, basis), sizes in found.items()
             for rows, peak in sorted(sizes.items())
         ]
-    bases: tuple[Basis, ...] = tuple(
-        basis for basis in ("measured", "compiled") if any(key[1] == basis for key in names)
-    )
+    bases = in_order([basis for _, basis in names])
     note = ""
     if "measured" not in bases:
         note = " The device tells no peak, and no limit: there is no wall to draw."
@@ -309,14 +308,11 @@ def _walls(plan: kinds.Plan, name: str) -> list[charts.Rule]:
         if name != wall.name and name not in wall.programs:
             continue
         if wall.compiles:
-            none = "" if wall.refused else ", no wall seen"
-            said = f"compiles up to {wall.compiles:,}{none}"
+            # Where nothing was refused, the wall is somewhere beyond.
+            said = f"wall {wall.compiles:,}" if wall.refused else f"{wall.compiles:,} and more"
             rules.append(charts.Rule(float(wall.compiles), said, "x"))
-        if wall.fits_beside_the_rest_about:
-            about = wall.fits_beside_the_rest_about
-            rules.append(
-                charts.Rule(float(about), f"about {about:,} beside the rest", "x", "guess")
-            )
+        if about := wall.fits_beside_the_rest_about:
+            rules.append(charts.Rule(float(about), f"about {about:,}", "x", "guess"))
     return rules
 
 
@@ -367,6 +363,9 @@ def _bounds(source: Source, plan: kinds.Plan, settings: Sequence[kinds.Setting])
         basis=("bound", "predicted") if guessed else ("bound",),
         pictures=tuple(pictures),
         caption="What the programs of a setting take in a global step at least, by published "
+        "rates. Dashed: about how many sequences fit, beside what else lives on the chip."
+        if guessed
+        else "What the programs of a setting take in a global step at least, by published "
         "rates. Whether a size fits is another question: see the memory above.",
         table=Table(
             head=("setting", "micro-batch", "least a global step", "", " "),

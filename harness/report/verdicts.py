@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.report import kinds, svg
 from harness.report.conformance import counted
-from harness.report.page import Answer, Basis, Gravity, Note, Part, Section, Table
+from harness.report.page import Answer, Basis, Gravity, Note, Part, Section, Table, in_order
 from harness.report.reading import Source, Sources
 
 _GATE: Mapping[str, Gravity] = {
@@ -134,10 +134,9 @@ def _many(count: int, what: str) -> str:
 
 def _say_gate(gate: kinds.Gate) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
     tiers = ", ".join(f"{tier} {verdict}" for tier, verdict in gate.tiers.items())
-    found = {TIER_BASIS.get(each.tier, "measured") for each in gate.findings}
-    basis = tuple(each for each in ("measured", "compiled") if each in found) or ("measured",)
+    found: set[Basis] = {TIER_BASIS.get(each.tier, "measured") for each in gate.findings}
     said = f"{gate.candidate} against {gate.baseline}: {tiers or 'no tier'}."
-    return _GATE[gate.verdict], gate.verdict, said, basis
+    return _GATE[gate.verdict], gate.verdict, said, in_order(found)
 
 
 def environment(sources: Sources) -> Section:
