@@ -319,8 +319,10 @@ def report(results: tuple[pathlib.Path, ...], out: pathlib.Path) -> int:
     files.write_whole(out, page)
     for each in sources.used:
         click.echo(f"{each.name}: {each.path}")
-    for each in sources.skipped:
+    for each in sources.skipped[:5]:
         click.echo(f"skipped {each.path}: {each.why}")
+    if len(sources.skipped) > 5:
+        click.echo(f"skipped {len(sources.skipped) - 5} more, which the page lists")
     click.echo(f"written: {out}")
     return 0
 

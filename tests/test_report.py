@@ -37,7 +37,7 @@ class Reader(html.parser.HTMLParser):
         if tag == "figure":
             self.figures.append(set())
         if "basis" in (given.get("class") or "").split() and "figure" in self.open:
-            self.figures[-1] |= set(given["class"].split()) - {"basis"}
+            self.figures[-1] |= set((given["class"] or "").split()) - {"basis"}
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -222,6 +222,23 @@ def test_a_reward_that_is_not_finite_breaks_the_curve_and_is_counted(tmp_path):
     tree["steps"][3]["reward_mean"] = float("nan")
     tree["steps"][4]["reward_mean"] = None
     assert "2 of 40 steps have no finite reward" in made(tmp_path, a=tree).text
+
+
+def test_a_run_that_was_interrupted_says_so(tmp_path):
+    said = "went on from optimizer step 40"
+    assert said in made(tmp_path, a=samples.run() | {"resumed_at": 40}).text
+    assert said not in made(tmp_path, a=samples.run()).text
+
+
+def test_the_wall_is_drawn_on_memory_and_on_time(tmp_path):
+    text = report.make([samples.write(tmp_path, a=samples.plan())])[0]
+    section = text[text.index('<section id="sizes"') : text.index('<section id="time"')]
+    memory_, _, time = section.partition("Least time against micro-batch")
+    # Each chart is drawn twice, for a desk and for a phone.
+    assert memory_.count(">wall 12</text>") == memory_.count(">about 6</text>") == 2
+    # Of the two, the nearer: what fits beside the rest.
+    assert time.count(">about 6</text>") == 2
+    assert ">wall 12</text>" not in time
 
 
 def words(folder: pathlib.Path) -> list[str]:

@@ -29,6 +29,11 @@ def section(sources: Sources) -> Section:
     parts: list[Part] = [_accuracy(runs)]
     for group in _groups(runs):
         parts += _curves(group)
+    parts += [
+        Note(f"{source.name} was interrupted, and went on from optimizer step {run.resumed_at:,}.")
+        for source, run in runs
+        if run.resumed_at is not None
+    ]
     parts += [_surprises(source, run) for source, run in runs if run.accounting.surprises]
     return Section("learning", "Did it learn?", tuple(parts))
 

@@ -271,7 +271,8 @@ def _plan_peaks(source: Source, plan: kinds.Plan, known: Sequence[kinds.Program]
     limit = charts.Rule(plan.hbm_bytes / unit, f"HBM {plan.hbm_bytes / unit:.2f} GiB")
     pictures, guessed = [], False
     for name, points in by_name.items():
-        rules = _walls(plan, name)
+        walls = [wall for wall in plan.walls if name in (wall.name, *wall.programs)]
+        rules = [rule for wall in walls for rule in _walls(wall)]
         guessed = guessed or any(rule.style == "guess" for rule in rules)
         series = [charts.Series("", tuple(points), "s0", "dots")]
         pictures.append(_peak_panel(name, series, "GiB", (limit, *rules)))
@@ -302,17 +303,15 @@ def _plan_peaks(source: Source, plan: kinds.Plan, known: Sequence[kinds.Program]
     )
 
 
-def _walls(plan: kinds.Plan, name: str) -> list[charts.Rule]:
+def _walls(wall: kinds.Wall) -> list[charts.Rule]:
+    """Gives where a program stops fitting: by itself, and beside what else lives there."""
     rules = []
-    for wall in plan.walls:
-        if name != wall.name and name not in wall.programs:
-            continue
-        if wall.compiles:
-            # Where nothing was refused, the wall is somewhere beyond.
-            said = f"wall {wall.compiles:,}" if wall.refused else f"{wall.compiles:,} and more"
-            rules.append(charts.Rule(float(wall.compiles), said, "x"))
-        if about := wall.fits_beside_the_rest_about:
-            rules.append(charts.Rule(float(about), f"about {about:,}", "x", "guess"))
+    if wall.compiles:
+        # Where nothing was refused, the wall is somewhere beyond.
+        said = f"wall {wall.compiles:,}" if wall.refused else f"{wall.compiles:,} and more"
+        rules.append(charts.Rule(float(wall.compiles), said, "x"))
+    if about := wall.fits_beside_the_rest_about:
+        rules.append(charts.Rule(float(about), f"about {about:,}", "x", "guess"))
     return rules
 
 
@@ -320,16 +319,11 @@ def _bounds(source: Source, plan: kinds.Plan, settings: Sequence[kinds.Setting])
     pictures, rows, guessed = [], [], False
     for setting in settings:
         sizes = {size: least for size, least in sorted(setting.bounds.items()) if size > 0}
-        rules = [
-            rule
-            for wall in plan.walls
-            if wall.name in _SETTINGS.get(setting.setting.rpartition(".")[2], ())
-            for rule in _walls(plan, wall.name)
-            if rule.style == "guess"
-        ]
+        members = _SETTINGS.get(setting.setting.rpartition(".")[2], ())
+        walls = [rule for wall in plan.walls if wall.name in members for rule in _walls(wall)]
         # Of the programs of a setting, the one that fits least decides.
-        rules = sorted(rules, key=lambda rule: rule.at)[:1]
-        guessed = guessed or bool(rules)
+        rules = sorted(walls, key=lambda rule: rule.at)[:1]
+        guessed = guessed or any(rule.style == "guess" for rule in rules)
         points = tuple((float(size), least) for size, least in sizes.items())
         said = "; ".join(f"{svg.seconds(least)} at {size}" for size, least in sizes.items())
         pictures.append(
@@ -363,10 +357,12 @@ def _bounds(source: Source, plan: kinds.Plan, settings: Sequence[kinds.Setting])
         basis=("bound", "predicted") if guessed else ("bound",),
         pictures=tuple(pictures),
         caption="What the programs of a setting take in a global step at least, by published "
-        "rates. Dashed: about how many sequences fit, beside what else lives on the chip."
-        if guessed
-        else "What the programs of a setting take in a global step at least, by published "
-        "rates. Whether a size fits is another question: see the memory above.",
+        "rates. "
+        + (
+            "Upright line: the most sequences that fit; dashed where that is an estimate."
+            if plan.walls
+            else "Whether a size fits is another question: see the memory above."
+        ),
         table=Table(
             head=("setting", "micro-batch", "least a global step", "", " "),
             rows=tuple(rows),
