@@ -557,6 +557,33 @@ def plan(
     return 0 if found["fits"] else 1
 
 
+@cli.command()
+@click.argument(
+    "results",
+    nargs=-1,
+    required=True,
+    metavar="DIR...",
+    type=click.Path(path_type=pathlib.Path),
+)
+@click.option(
+    "--out", required=True, metavar="F.html", type=click.Path(path_type=pathlib.Path), help="Page."
+)
+def report(results: tuple[pathlib.Path, ...], out: pathlib.Path) -> int:
+    """Make one page of results: folders, or files of run, check, plan, gate and benchmarks."""
+    from harness import report as report_lib
+
+    page, sources = report_lib.make(results)
+    write_whole(out, page)
+    for each in sources.used:
+        click.echo(f"{each.name}: {each.path}")
+    for each in sources.skipped[:5]:
+        click.echo(f"skipped {each.path}: {each.why}")
+    if len(sources.skipped) > 5:
+        click.echo(f"skipped {len(sources.skipped) - 5} more, which the page lists")
+    click.echo(f"written: {out}")
+    return 0
+
+
 @cli.command("recipe")
 @_recipe_options
 def show_recipe(**recipe_options: Any) -> None:

@@ -17,8 +17,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import dataclasses
+import fcntl
 import json
 import pathlib
+import pickle
 from typing import Any
 
 import jax
@@ -70,9 +72,9 @@ SMALL = (
 # The longest first, so that no worker is left with one of them at the end.
 LONG = (
     "test_pipeline",
-    "test_resume",
-    "test_stock",
     "test_mended",
+    "test_stock",
+    "test_resume",
     "test_runs",
     "test_cli",
     "test_models",
@@ -122,7 +124,17 @@ class Run:
 def finished_run(own_cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One run of the small recipe on one device, for all tests that look at one."""
     del own_cache
-    return run_small(tmp_path_factory.mktemp("run") / "out", small_recipe())
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run_small(base / "run", small_recipe())
+    # The first worker that needs it makes it for all.
+    kept = base.parent / "run.pickle"
+    with (base.parent / "run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            made = run_small(base.parent / "run", small_recipe())
+            kept.write_bytes(pickle.dumps(made))
+    return pickle.loads(kept.read_bytes())
 
 
 def run_small(out: pathlib.Path, recipe: recipe_lib.Recipe, **options: Any) -> Run:

@@ -108,6 +108,18 @@ def test_the_oracle_rests_on_numpy_alone():
     assert others == set()
 
 
+def test_the_report_rests_on_json_alone():
+    allowed = ("harness.report", "harness.errors", "harness.files", "jinja2", "pydantic")
+    others = {
+        (name, each)
+        for name, names in modules().items()
+        if under(name, "harness.report")
+        for each in names
+        if not under(each, *allowed, *sys.stdlib_module_names) and each != "harness"
+    }
+    assert others == set()
+
+
 @pytest.mark.parametrize(
     ("room", "closed"),
     [
@@ -129,9 +141,13 @@ def test_the_oracle_rests_on_numpy_alone():
         ),
         ("harness.evaluation", ("harness.pipeline", "harness.checks", "harness.cli")),
         ("harness.pipeline", ("harness.checks", "harness.cli")),
-        ("harness.checks", ("harness.cli", "harness.pytest_plugin")),
+        ("harness.checks", ("harness.cli", "harness.pytest_plugin", "harness.report")),
         ("harness.bench", ("harness.checks", "harness.gate", "harness.cli")),
         ("harness.plan", ("harness.cli", "harness.pytest_plugin", "harness.checks")),
+        (
+            "harness.report",
+            ("harness.cli", "harness.pytest_plugin", "harness.models", "harness.upstream"),
+        ),
     ],
 )
 def test_arrows_between_rooms_point_one_way(room, closed):

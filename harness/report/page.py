@@ -1,0 +1,212 @@
+"""The page: what its parts are, and how they become one file."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal
+
+from harness.errors import HarnessError
+
+# How a figure came to be.
+Basis = Literal["measured", "compiled", "bound", "predicted"]
+BASES: dict[Basis, str] = {
+    "measured": "it ran, on the device that is named",
+    "compiled": "the compiler's figure; nothing ran",
+    "bound": "by arithmetic from published rates: it cannot be better, and nothing ran",
+    "predicted": "read off a line through compiled sizes; neither compiled nor run",
+}
+
+
+def in_order(found: Collection[Basis]) -> tuple[Basis, ...]:
+    """Gives each of the labels once, in the order in which the page explains them."""
+    return tuple(sorted(set(found), key=list(BASES).index))
+
+
+# Of a verdict, gravest first.
+Gravity = Literal["no", "open", "yes", "none"]
+GRAVITIES: tuple[Gravity, ...] = ("no", "open", "yes", "none")
+
+# Widths of drawings on a desk, and of the same on a phone: across the page, two
+# and three side by side; of the last, two side by side on a phone.
+WIDE, HALF, PANEL = 1040.0, 504.0, 330.0
+NARROW = {WIDE: 350.0, HALF: 350.0, PANEL: 168.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A chart, drawn for a desk and for a phone.
+
+    Attributes:
+      wide: SVG.
+      narrow: SVG.
+      title: Over it, if it is one of several.
+      place: `across`, `half` or `third`: how much of a desk's page it takes.
+    """
+
+    wide: str
+    narrow: str
+    title: str = ""
+    place: str = "across"
+
+
+_PLACES = {WIDE: "across", HALF: "half", PANEL: "third"}
+
+
+def picture(draw: Callable[[float], str], wide: float, title: str = "") -> Picture:
+    """Draws a chart at both widths.
+
+    Args:
+      draw: Gives SVG of a width.
+      wide: The width on a desk: `WIDE`, `HALF` or `PANEL`.
+      title: Over it, if it is one of several.
+
+    Returns:
+      Both.
+    """
+    return Picture(draw(wide), draw(NARROW[wide]), title, _PLACES[wide])
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows under a head.
+
+    Attributes:
+      head: Names of the columns.
+      rows: Cells as text.
+      basis: How the figures came to be; empty where there are only words.
+      caption: What it is of.
+      figures: Columns that hold figures, set to the right.
+      folded: Whether it is shown only when asked for.
+      code: Columns that hold names from code.
+      tones: Of each row, a class; none if rows look alike.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    basis: tuple[Basis, ...]
+    caption: str
+    figures: frozenset[int] = frozenset()
+    folded: bool = False
+    code: frozenset[int] = frozenset()
+    tones: tuple[str, ...] = ()
+    kind: str = "table"
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A chart, or several of a kind, with what it says.
+
+    Attributes:
+      title: What is seen.
+      basis: How what is seen came to be.
+      pictures: The charts.
+      caption: How to read it, and what to make of it.
+      legend: Classes and names of colours.
+      table: The same figures to read, none if the drawing says them all.
+      half: Whether two stand side by side on a desk.
+    """
+
+    title: str
+    basis: tuple[Basis, ...]
+    pictures: tuple[Picture, ...]
+    caption: str = ""
+    legend: tuple[tuple[str, str], ...] = ()
+    table: Table | None = None
+    half: bool = False
+    kind: str = "figure"
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """A sentence on its own; `missing` where something is not there to be shown.
+
+    Attributes:
+      said: The sentence.
+      command: What would make what is missing.
+      missing: Whether something is missing.
+    """
+
+    said: str
+    command: str = ""
+    missing: bool = False
+    kind: str = "note"
+
+
+Part = Table | Figure | Note
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it.
+
+    Attributes:
+      id: Of its anchor.
+      title: Its heading.
+      parts: What stands under it.
+      lead: A sentence under the heading.
+    """
+
+    id: str
+    title: str
+    parts: tuple[Part, ...]
+    lead: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one result says, in a word and a sentence.
+
+    Attributes:
+      gravity: How grave it is.
+      word: The word.
+      source: Name of the result.
+      said: The sentence.
+      basis: How what it rests on came to be.
+      file: Name of the file.
+    """
+
+    gravity: Gravity
+    word: str
+    source: str
+    said: str
+    basis: tuple[Basis, ...]
+    file: str
+
+
+def worst_first(answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    """Puts answers in order, the gravest first, otherwise as they came."""
+    return tuple(sorted(answers, key=lambda answer: GRAVITIES.index(answer.gravity)))
+
+
+def render(headline: str, answers: Sequence[Answer], sections: Sequence[Section]) -> str:
+    """Makes the page.
+
+    Args:
+      headline: The whole in a sentence.
+      answers: What each result says.
+      sections: What stands under them.
+
+    Returns:
+      HTML that needs no other file.
+
+    Raises:
+      HarnessError: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise HarnessError(
+            "the page is made with jinja2, which is not installed: "
+            "pip install 'tunix-ppo-harness[report]'"
+        ) from None
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("page.html").render(
+        headline=headline, answers=worst_first(answers), sections=sections, bases=BASES
+    )
+    # JSON can hold halves of characters, which no encoding has.
+    return text.encode("utf-8", "replace").decode("utf-8")

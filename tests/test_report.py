@@ -1,0 +1,529 @@
+"""The page: what it reads, what it shows, and what it must never hold."""
+
+import builtins
+import html.parser
+import itertools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from harness import cli, report
+from harness.errors import HarnessError
+from harness.report import charts, learning, memory, page, reading, svg, verdicts
+from tests import report_samples as samples
+
+pytest.importorskip("jinja2", reason="jinja2 is missing: install the extra `report`")
+
+TEMPLATES = pathlib.Path(report.__file__).parent / "templates"
+VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Reads a page strictly: tags must be balanced."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.words, self.figures = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "figure":
+            self.figures.append(set())
+        if "basis" in (given.get("class") or "").split() and "figure" in self.open:
+            self.figures[-1] |= set((given["class"] or "").split()) - {"basis"}
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def parsed(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def made(folder: pathlib.Path, **trees) -> Reader:
+    return parsed(report.make([samples.write(folder, **trees)])[0])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> str:
+    folder = samples.write(tmp_path_factory.mktemp("all"))
+    return report.make([folder])[0]
+
+
+@pytest.mark.parametrize("kind", samples.ALL)
+def test_a_kind_is_recognised_by_what_the_file_holds(kind, tmp_path):
+    samples.write(tmp_path, anything=samples.ALL[kind]())
+    assert [each.kind for each in reading.read([tmp_path]).used] == [kind]
+
+
+def test_a_check_that_names_its_schema_is_recognised_too(tmp_path):
+    samples.write(tmp_path, a=samples.check() | {"schema": "tunix-ppo-harness/check/1"})
+    assert [each.kind for each in reading.read([tmp_path]).used] == ["check"]
+
+
+def test_a_folder_tells_what_was_skipped_and_a_file_counts_once(tmp_path):
+    deep = tmp_path / "runs" / "1"
+    deep.mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    samples.write(deep, result=samples.run(), other={"schema": "tunix-ppo-harness/progress/1"})
+    samples.write(tmp_path / ".hidden", result=samples.run())
+    found = reading.read([deep / "result.json", tmp_path])
+    assert [each.path for each in found.used] == [deep / "result.json"]
+    assert [(each.path.name, each.why) for each in found.skipped] == [
+        ("other.json", "schema 'tunix-ppo-harness/progress/1'")
+    ]
+
+
+def test_results_of_one_kind_are_numbered_in_the_order_given(tmp_path):
+    samples.write(tmp_path, b=samples.run(seed=1), a=samples.run(), p=samples.plan())
+    found = reading.read([tmp_path / "b.json", tmp_path / "a.json", tmp_path / "p.json"])
+    assert [(each.name, each.path.stem) for each in found.used] == [
+        ("run 1", "b"),
+        ("run 2", "a"),
+        ("plan", "p"),
+    ]
+
+
+def test_the_page_of_all_kinds_is_well_formed(whole):
+    tags = [tag for tag, _ in parsed(whole).tags]
+    assert tags.count("title") >= 1
+    assert tags.count("h1") == tags.count("main") == 1
+    ids = [given["id"] for _, given in parsed(whole).tags if "id" in given]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_needs_nothing_from_elsewhere(whole):
+    reader = parsed(whole)
+    for tag, given in reader.tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "img", "base")
+        assert given.get("href", "#").startswith("#")
+        assert not {"src", "srcset", "xlink:href", "data", "poster"} & given.keys()
+        assert not any(name.startswith("on") for name in given)
+    assert not re.search(r"https?:|//\w|url\(|@import", whole)
+
+
+def test_every_figure_tells_how_it_came_to_be(whole):
+    figures = parsed(whole).figures
+    assert len(figures) >= 10
+    assert all(figures)
+    assert set.union(*figures) == set(page.BASES)
+
+
+def test_every_chart_has_words_for_who_cannot_see_it(whole):
+    drawings = [given for tag, given in parsed(whole).tags if tag == "svg"]
+    assert drawings
+    assert all(given["role"] == "img" and len(given["aria-label"]) > 10 for given in drawings)
+
+
+def test_every_table_has_a_caption_and_heads(whole):
+    tags = [tag for tag, _ in parsed(whole).tags]
+    assert tags.count("table") == tags.count("caption") == tags.count("thead") > 5
+    heads = [given for tag, given in parsed(whole).tags if tag == "th"]
+    assert all(given["scope"] in ("row", "col") for given in heads)
+
+
+def test_the_same_results_give_the_same_page(whole, tmp_path, monkeypatch):
+    samples.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert report.make([pathlib.Path()])[0] == report.make([pathlib.Path()])[0]
+
+
+HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=y>&amp;{{ 7*7 }}\ud800"
+
+
+def poisoned(tree, keep=("schema", "status", "verdict", "version", "tier")):
+    """Puts hostile words in place of every string that is not a choice of few."""
+    if isinstance(tree, dict):
+        return {key: value if key in keep else poisoned(value, keep) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [poisoned(each, keep) for each in tree]
+    return HOSTILE if isinstance(tree, str) else tree
+
+
+@pytest.mark.parametrize("kind", samples.ALL)
+def test_words_from_files_stay_words(kind, tmp_path):
+    reader = made(tmp_path, a=poisoned(samples.ALL[kind]()))
+    assert not {"script", "img"} & {tag for tag, _ in reader.tags}
+    assert not any(name.startswith("on") for _, given in reader.tags for name in given)
+    assert "<script>alert(1)</script>" in reader.text
+    assert "{{ 7*7 }}" in reader.text
+
+
+def test_a_file_name_stays_words(tmp_path):
+    samples.write(tmp_path, **{"<b>bold<i>": samples.check()})
+    reader = parsed(report.make([tmp_path])[0])
+    assert "<b>bold<i>.json" in reader.text
+    assert "i" not in {tag for tag, _ in reader.tags}
+
+
+MISSING = {
+    "run": "No run was given",
+    "check": "No check was given",
+    "plan": "No plan was given",
+    "bench": "No benchmarks were given",
+    "gate": "No gate was given",
+}
+
+
+@pytest.mark.parametrize("kind", samples.ALL)
+def test_what_is_not_given_is_said_to_be_missing(kind, tmp_path):
+    trees = {name: make() for name, make in samples.ALL.items() if name != kind}
+    text = made(tmp_path, **trees).text
+    assert [name for name, said in MISSING.items() if said in text] == [kind]
+
+
+PARTS = {
+    "no steps": (lambda: samples.run() | {"steps": []}, "tells of no step of training"),
+    "no walls": (lambda: samples.plan(sweep=False), "no wall was looked for"),
+    "no bounds": (lambda: samples.plan() | {"roofline": {}}, "tells no bound of time"),
+    "no phases": (lambda: samples.plan() | {"phases": []}, "tells of no phase"),
+    "no benchmarks": (lambda: samples.bench() | {"benchmarks": []}, "holds no timed benchmark"),
+    "no properties": (lambda: samples.check() | {"properties": []}, "no property was looked at"),
+    "no defects": (lambda: samples.check() | {"defects": []}, "the ledger is empty"),
+    "no findings": (lambda: samples.gate() | {"findings": []}, "nothing was looked at"),
+    "a tier": (samples.gate, "the learning tier was not asked"),
+    "no environment": (
+        lambda: samples.gate() | {"environment": {}},
+        "No environment is told by: gate",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), PARTS.values(), ids=PARTS)
+def test_a_part_that_a_result_lacks_is_said_to_be_missing(make, said, tmp_path):
+    assert said in made(tmp_path, a=make()).text
+
+
+def test_a_reward_that_is_not_finite_breaks_the_curve_and_is_counted(tmp_path):
+    tree = samples.run()
+    tree["steps"][3]["reward_mean"] = float("nan")
+    tree["steps"][4]["reward_mean"] = None
+    assert "2 of 40 steps have no finite reward" in made(tmp_path, a=tree).text
+
+
+def test_a_run_that_was_interrupted_says_so(tmp_path):
+    said = "went on from optimizer step 40"
+    assert said in made(tmp_path, a=samples.run() | {"resumed_at": 40}).text
+    assert said not in made(tmp_path, a=samples.run()).text
+
+
+def test_the_wall_is_drawn_on_memory_and_on_time(tmp_path):
+    text = report.make([samples.write(tmp_path, a=samples.plan())])[0]
+    section = text[text.index('<section id="sizes"') : text.index('<section id="time"')]
+    memory_, _, time = section.partition("Least time against micro-batch")
+    # Each chart is drawn twice, for a desk and for a phone.
+    assert memory_.count(">wall 12</text>") == memory_.count(">about 6</text>") == 2
+    # Of the two, the nearer: what fits beside the rest.
+    assert time.count(">about 6</text>") == 2
+    assert ">wall 12</text>" not in time
+
+
+def words(folder: pathlib.Path) -> list[str]:
+    text = report.make([folder])[0]
+    return re.findall(r'<span class="word">([^<]*)</span>', text)
+
+
+def test_verdicts_are_shown_worst_first(tmp_path):
+    samples.write(
+        tmp_path,
+        a=samples.run(),
+        b=samples.check(returns="fail"),
+        c=samples.plan(),
+        d=samples.bench(),
+        e=samples.gate("INCONCLUSIVE"),
+    )
+    assert words(tmp_path) == ["NOT AS KNOWN", "INCONCLUSIVE", "LEARNED", "FITS", "TIMED"]
+
+
+ANSWERS = {
+    "learned": (lambda: samples.run(0.3, 0.8), "LEARNED"),
+    "did not learn": (lambda: samples.run(0.3, 0.32), "NO GAIN"),
+    "unlearned": (lambda: samples.run(0.5, 0.2), "GOT WORSE"),
+    "as known": (lambda: samples.check(a="pass", b="known-defect"), "AS KNOWN"),
+    "a failure": (lambda: samples.check(a="pass", b="fail"), "NOT AS KNOWN"),
+    "an error": (lambda: samples.check(a="pass", b="error"), "NOT AS KNOWN"),
+    "nothing looked at": (lambda: samples.check() | {"properties": []}, "NOTHING CHECKED"),
+    "fits": (lambda: samples.plan(31 * samples.GIB), "FITS"),
+    "does not fit": (lambda: samples.plan(31 * samples.GIB + 1), "DOES NOT FIT"),
+    "not comparable": (lambda: samples.gate("NOT COMPARABLE"), "NOT COMPARABLE"),
+}
+
+
+@pytest.mark.parametrize(("make", "word"), ANSWERS.values(), ids=ANSWERS)
+def test_a_result_gets_its_word(make, word, tmp_path):
+    samples.write(tmp_path, a=make())
+    assert words(tmp_path) == [word]
+
+
+def test_a_check_is_judged_by_its_properties_not_by_its_own_word(tmp_path):
+    samples.write(tmp_path, a=samples.check(a="fail") | {"ok": True})
+    assert words(tmp_path) == ["NOT AS KNOWN"]
+
+
+def test_a_program_that_the_compiler_refused_does_not_fit(tmp_path):
+    tree = samples.plan()
+    tree["phases"][0] |= {"peak_bytes": None, "fits": False, "parts": []}
+    tree["programs"][0] |= {"peak_bytes": None, "fits": False}
+    tree["programs"][0]["refused"] = {"message": "it would take 99 GiB"}
+    reader = made(tmp_path, a=tree)
+    assert "DOES NOT FIT" in reader.text
+    assert "the compiler refused actor step" in reader.text
+    assert "it would take 99 GiB" in reader.text
+
+
+def test_what_differs_between_environments_is_marked(tmp_path):
+    other = samples.run(seed=1)
+    other["environment"] = samples.ENVIRONMENT | {"python": "3.12.1"}
+    samples.write(tmp_path, a=samples.run(), b=other)
+    rows = verdicts.environment(reading.read([tmp_path])).parts[0]
+    assert isinstance(rows, page.Table)
+    marked = [row for row, tone in zip(rows.rows, rows.tones, strict=True) if tone]
+    assert marked == [("Python", "3.11.7", "run 1"), ("Python", "3.12.1", "run 2")]
+
+
+BAD = {
+    "nothing there": ({}, ["missing"], "missing cannot be read"),
+    "an empty folder": ({}, ["."], "there is no result in"),
+    "not JSON": ({"a": '{"schema": '}, ["a.json"], "a.json is not JSON"),
+    "not JSON, in a folder": ({"a": "{"}, ["."], "a.json is not JSON"),
+    "nested without end": ({"a": "[" * 100_000}, ["a.json"], "nested too deeply"),
+    "no object": ({"a": "[1]"}, ["a.json"], "a.json is no result (it holds no JSON object)"),
+    "no schema": ({"a": "{}"}, ["a.json"], "a.json is no result (it names no schema)"),
+    "an unknown schema": ({"a": '{"schema": "x/1"}'}, ["a.json"], "unknown schema 'x/1'"),
+    "a later schema": (
+        {"a": '{"schema": "tunix-ppo-harness/result/9"}'},
+        ["."],
+        "does not know: make the page with the version that wrote it",
+    ),
+    "a part is missing": (
+        {"a": json.dumps({k: v for k, v in samples.run().items() if k != "trained"})},
+        ["a.json"],
+        "is of kind run, but trained: Field required",
+    ),
+    "a part is of another type": (
+        {"a": json.dumps(samples.plan() | {"hbm_bytes": "many"})},
+        ["a.json"],
+        "is of kind plan, but hbm_bytes",
+    ),
+    "a share beyond one": (
+        {"a": json.dumps(samples.run(0.3, 1.7))},
+        ["a.json"],
+        "is of kind run, but trained.accuracy",
+    ),
+    "another pytest-benchmark": (
+        {"a": json.dumps(samples.bench() | {"version": "3.2.0"})},
+        ["a.json"],
+        "written by pytest-benchmark 3.2.0",
+    ),
+    "no arguments": ({}, [], "Missing argument"),
+}
+
+
+@pytest.mark.parametrize(("texts", "arguments", "said"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_line_and_no_page(texts, arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in texts.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", *arguments, "--out", "page.html"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_that_cannot_be_written_leaves_what_stood_there(tmp_path, capsys):
+    samples.write(tmp_path, a=samples.check())
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", str(tmp_path), "--out", str(tmp_path / "no" / "page.html")])
+    assert ended.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_command_writes_the_page_and_tells_what_it_used(tmp_path, capsys):
+    samples.write(tmp_path, a=samples.check(), b={"schema": "else"})
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"check: {tmp_path / 'a.json'}" in out
+    assert f"skipped {tmp_path / 'b.json'}: unknown schema 'else'" in out
+    parsed((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+
+def test_without_jinja2_the_extra_is_named(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **named):
+        if name == "jinja2":
+            raise ImportError(name)
+        return real(name, *arguments, **named)
+
+    samples.write(tmp_path, a=samples.check())
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(HarnessError, match=r"pip install 'tunix-ppo-harness\[report\]'"):
+        report.make([tmp_path])
+
+
+def test_the_page_is_made_without_jax_and_tunix(tmp_path):
+    samples.write(tmp_path)
+    code = (
+        "import pathlib, sys\n"
+        "from harness import report\n"
+        "report.make([pathlib.Path(sys.argv[1])])\n"
+        "print(sorted({'jax', 'tunix', 'flax', 'numpy'} & sys.modules.keys()))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "[]"
+
+
+def test_bytes_are_stacked_by_kind_and_none_is_lost():
+    parts = samples.plan()["phases"][0]["parts"] + [{"name": "something new", "bytes": 7}]
+    pieces = reading.kinds.PlanPhase.model_validate(
+        {"name": "a", "peak_bytes": 1, "fits": True, "parts": parts}
+    ).parts
+    stacked = memory.stack(pieces)
+    assert [each.name for each in stacked] == [
+        "actor, frozen base",
+        "actor, LoRA and its optimizer",
+        "critic, its optimizer",
+        "critic, weights",
+        "temporaries",
+        "other",
+    ]
+    # Each amount is a multiple of 2**-30 below 2**6, which floats hold exactly.
+    assert sum(each.value for each in stacked) * samples.GIB == sum(p["bytes"] for p in parts)
+
+
+def test_a_rolling_mean_passes_over_what_is_not_known():
+    points = ((1.0, 2.0), (2.0, None), (3.0, 4.0), (4.0, None), (5.0, None))
+    assert learning.rolling(points, 2) == (
+        (1.0, 2.0),
+        (2.0, 2.0),
+        (3.0, 4.0),
+        (4.0, 4.0),
+        (5.0, None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 0.0037), (-3, 17), (1e-9, 2e-9), (0, 3.2e12), (5, 5)]
+)
+def test_ticks_are_evenly_apart_within_the_range(low, high):
+    found = svg.ticks(low, high)
+    slack = 1e-6 * (high - low)
+    assert found
+    assert all(low - slack <= each <= high + slack for each in found)
+    steps = [b - a for a, b in itertools.pairwise(found)]
+    assert all(step == pytest.approx(steps[0]) for step in steps)
+    assert high == low or 3 <= len(found) <= 7
+
+
+@pytest.mark.parametrize("places", [[10, 10, 10], [0, 1, 99, 100], [50], [], [98, 99, 100]])
+def test_names_are_pushed_apart_in_order_and_stay_inside(places):
+    moved = charts.apart(places, 15, 0, 100)
+    assert len(moved) == len(places)
+    assert all(b - a >= 15 for a, b in itertools.pairwise(moved))
+    assert all(0 <= each <= 100 for each in moved)
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "said"),
+    [
+        (svg.number, 1234567, "1,234,567"),
+        (svg.number, 0.0456, "0.0456"),
+        (svg.number, 0, "0"),
+        (svg.number, 100, "100"),
+        (svg.rate, 40260, "40.3k"),
+        (svg.percent, 0.8125, "81.2%"),
+        (svg.percent, 1, "100%"),
+        (svg.seconds, 0.00794, "7.94 ms"),
+        (svg.seconds, 0, "0 \N{MICRO SIGN}s"),
+        (svg.size, 2**30, "1.00 GiB"),
+        (svg.size, 512, "512 B"),
+    ],
+)
+def test_figures_are_written_short(write, value, said):
+    assert write(value) == said
+
+
+def test_the_limit_is_drawn_where_the_axis_says():
+    row = charts.Bar("a", (charts.Segment("all", 10.0, "k0"),), "10")
+    drawn = charts.bars(
+        [row],
+        charts.Axis("GiB"),
+        label="a bar",
+        width=1000,
+        limit=charts.Rule(10.0, "limit", "x"),
+    )
+    bar = re.search(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawn)
+    rule = re.search(r'<line x1="([\d.]+)" [^>]*class="limit"', drawn)
+    assert bar is not None
+    assert rule is not None
+    # A bar as large as the limit ends on it; drawings are rounded to 0.1.
+    assert float(bar[1]) + float(bar[2]) == pytest.approx(float(rule[1]), abs=0.2)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two colours as the Web Content Accessibility Guidelines 2.2 define it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(scheme):
+    style = (TEMPLATES / "page.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", style, re.S)
+    assert len(blocks) == 2
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", blocks[scheme]))
+    pairs = [(name, "page") for name in ("ink", "muted", "link", "no", *learning.TONES)]
+    pairs += [(name, f"{name}-back") for name in ("no", "open", "yes", "none")]
+    pairs += [("ink", "open-back")]
+    # 4.5 is what level AA asks of text of this size.
+    assert {pair for pair in pairs if contrast(*(colours[name] for name in pair)) < 4.5} == set()
+
+
+def test_every_class_that_a_chart_names_has_a_style(whole):
+    style = (TEMPLATES / "page.css").read_text()
+    inside = re.findall(r"<svg.*?</svg>", whole, re.S)
+    named = {
+        name
+        for each in inside
+        for said in re.findall(r'class="([^"]*)"', each)
+        for name in said.split()
+    }
+    assert {name for name in named if not re.search(rf"\.{re.escape(name)}\b", style)} == set()
