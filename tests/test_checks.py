@@ -109,8 +109,8 @@ def test_a_property_is_explained_too_and_nothing_else(capsys):
     assert "the ledger has no entry 'nothing'" in err
 
 
-@pytest.mark.parametrize("name", ["epsilon-zero-ignored", "whiten-one-token"])
-def test_a_reproduction_shows_its_defect(name):
+def test_a_reproduction_shows_its_defect():
+    name = "epsilon-zero-ignored"
     if name not in upstream.present():
         pytest.skip(f"{name} is gone from this Tunix: its entry in the ledger can go")
     found = conformance.run_reproduction(name)

@@ -353,7 +353,7 @@ def test_resident_bytes_are_those_of_the_arrays_of_a_real_cluster():
     assert 0 <= made - sum(each.bytes for each in planned) <= 64
 
 
-@pytest.mark.parametrize(("fsdp", "tp"), [(1, 1), (4, 1), (2, 2)])
+@pytest.mark.parametrize(("fsdp", "tp"), [(4, 1), (2, 2)])
 def test_bytes_on_a_chip_follow_from_the_partition_specs(fsdp, tp):
     recipe = small_recipe(f"sharding.fsdp={fsdp}", f"sharding.tp={tp}")
     learner = abstract(recipe, "mended")
