@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 from tunix.sft import checkpoint_manager
 
-from harness import errors, files, models, pipeline, progress, training, upstream
+from harness import accounting, errors, files, models, pipeline, progress, training, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
@@ -28,6 +28,11 @@ from harness.upstream import rehearsal
 from tests import killing
 from tests.conftest import SMALL, small_recipe
 from tests.test_cli import ROOT, call
+
+# Optimizer step of the small recipe's last checkpoint.
+LAST = accounting.account(
+    small_recipe(), overshoots=upstream.standing("max-steps-overshoot")
+).checkpoint_steps[-1]
 
 
 class Killed(BaseException):
@@ -104,12 +109,15 @@ def test_a_run_that_is_stopped_in_every_way_ends_as_one_that_never_was(
     # Another run's checkpoints lie there too.
     for role in ("actor", "critic"):
         shutil.copytree(
-            finished_run.out / "checkpoints" / role / "4", out / "checkpoints" / role / "4"
+            finished_run.out / "checkpoints" / role / str(LAST),
+            out / "checkpoints" / role / str(LAST),
         )
     said = resumed(out)
-    assert f"checkpoint of step 4 in {out / 'checkpoints'} is refused: it is not of this" in said
+    assert (
+        f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: it is not of this" in said
+    )
     assert "training goes on from optimizer step 2" in said
-    assert (out / "refused" / "actor-4").is_dir()
+    assert (out / "refused" / f"actor-{LAST}").is_dir()
     assert killing.differences(out, finished_run.out) == []
     # Complete: nothing is done again.
     before = (out / "result.json").read_bytes()
@@ -161,8 +169,10 @@ def test_two_runs_that_are_compared_are_not_always_alike(finished_run, tmp_path)
     (other / "samples.jsonl").write_text("")
     shutil.rmtree(other / "tensorboard")
     for role in ("actor", "critic"):
-        shutil.rmtree(other / "checkpoints" / role / "4")
-        shutil.copytree(other / "checkpoints" / role / "2", other / "checkpoints" / role / "4")
+        shutil.rmtree(other / "checkpoints" / role / str(LAST))
+        shutil.copytree(
+            other / "checkpoints" / role / "2", other / "checkpoints" / role / str(LAST)
+        )
     found = killing.differences(other, finished_run.out)
     assert {"samples.jsonl", "tensorboard"} <= set(found)
     assert any(name.startswith("critic/optimizer_state/") for name in found)
@@ -170,7 +180,7 @@ def test_two_runs_that_are_compared_are_not_always_alike(finished_run, tmp_path)
 
 
 def damage_of_a_byte(out: pathlib.Path) -> str:
-    path = largest(out / "checkpoints" / "critic" / "4")
+    path = largest(out / "checkpoints" / "critic" / str(LAST))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -178,7 +188,7 @@ def damage_of_a_byte(out: pathlib.Path) -> str:
 
 
 def truncation(out: pathlib.Path) -> str:
-    path = largest(out / "checkpoints" / "actor" / "4")
+    path = largest(out / "checkpoints" / "actor" / str(LAST))
     content = path.read_bytes()
     path.write_bytes(content[:-100])
     name = path.relative_to(out / "checkpoints").as_posix()
@@ -186,39 +196,39 @@ def truncation(out: pathlib.Path) -> str:
 
 
 def loss_of_a_file(out: pathlib.Path) -> str:
-    path = largest(out / "checkpoints" / "critic" / "4")
+    path = largest(out / "checkpoints" / "critic" / str(LAST))
     path.unlink()
     return f"it lacks {path.relative_to(out / 'checkpoints').as_posix()}"
 
 
 def foreign(out: pathlib.Path) -> str:
-    path = out / "checkpoints" / "actor" / "4" / "_CHECKPOINT_METADATA"
+    path = out / "checkpoints" / "actor" / str(LAST) / "_CHECKPOINT_METADATA"
     tree = json.loads(path.read_text())
     tree["custom_metadata"]["run"] = "another"
     path.write_text(json.dumps(tree))
-    (out / "checkpoints" / "sealed" / "4.json").unlink()
+    (out / "checkpoints" / "sealed" / f"{LAST}.json").unlink()
     return "it is not of this run"
 
 
 def sealed_by_another(out: pathlib.Path) -> str:
-    path = out / "checkpoints" / "sealed" / "4.json"
+    path = out / "checkpoints" / "sealed" / f"{LAST}.json"
     path.write_text(path.read_text().replace(whose(out).id, "another"))
     return "it is of another run"
 
 
 def cut_before_the_critic(out: pathlib.Path) -> str:
-    (out / "checkpoints" / "sealed" / "4.json").unlink()
-    shutil.rmtree(out / "checkpoints" / "critic" / "4")
+    (out / "checkpoints" / "sealed" / f"{LAST}.json").unlink()
+    shutil.rmtree(out / "checkpoints" / "critic" / str(LAST))
     return "the run was cut off before the critic was saved"
 
 
 def cut_before_the_seal(out: pathlib.Path) -> str:
-    (out / "checkpoints" / "sealed" / "4.json").unlink()
+    (out / "checkpoints" / "sealed" / f"{LAST}.json").unlink()
     return "the run was cut off before it was known to be whole"
 
 
 def torn_seal(out: pathlib.Path) -> str:
-    (out / "checkpoints" / "sealed" / "4.json").write_text("{")
+    (out / "checkpoints" / "sealed" / f"{LAST}.json").write_text("{")
     return "its seal cannot be read"
 
 
@@ -241,14 +251,14 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_the_one_before_
     out = tmp_path / "out"
     shutil.copytree(finished_run.out, out)
     run = whose(out).id
-    assert upstream.latest(out, run) == upstream.Point(4, 2)
+    assert upstream.latest(out, run) == upstream.Point(LAST, 2)
     torn = out / "checkpoints" / "actor" / "6.orbax-checkpoint-tmp-7"
     torn.mkdir()
     why = spoil(out)
     point = upstream.latest(out, run)
     assert (point.step, point.global_step) == (2, 1)
     (said,) = point.refused
-    assert said.startswith(f"checkpoint of step 4 in {out / 'checkpoints'} is refused: ")
+    assert said.startswith(f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: ")
     assert why in said
     upstream.take_back(out, point, run)
     assert not torn.exists()

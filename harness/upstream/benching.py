@@ -19,6 +19,7 @@ from tunix.rl.ppo import ppo_learner
 
 from harness.measure import compiles
 from harness.upstream import learner as learner_lib
+from harness.upstream import temperature
 
 NAMES = ("prefill", "decode", "old_logps", "values", "advantages", "actor_step", "critic_step")
 
@@ -188,7 +189,7 @@ def _listening(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
             return function
         return _Ear("advantages", function, found)
 
-    logps, score = common.compute_per_token_logps, common.compute_score
+    score = common.compute_score
     with (
         mock.patch.object(
             sampler, "_compiled_prefill_fn", _Ear("prefill", sampler._compiled_prefill_fn, found)
@@ -196,7 +197,7 @@ def _listening(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
         mock.patch.object(
             sampler, "_compiled_decode_fn", _Ear("decode", sampler._compiled_decode_fn, found)
         ),
-        mock.patch.object(common, "compute_per_token_logps", _Ear("old_logps", logps, found)),
+        temperature.replaced(lambda program: _Ear("old_logps", program, found)),
         mock.patch.object(score, "jitted_fn", _Ear("values", score.jitted_fn, found)),
         mock.patch.object(registry, "get", get),
     ):

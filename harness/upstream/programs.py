@@ -27,7 +27,8 @@ from harness import models
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
 from harness.upstream import learner as learner_lib
-from harness.upstream import rebind
+from harness.upstream import rebind, versions
+from harness.upstream import temperature as temperature_lib
 
 Program = Literal[
     "prefill", "decode", "logps", "reference_logps", "values", "actor_step", "critic_step"
@@ -157,10 +158,11 @@ def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
             with _lowered_instead(step.func.__wrapped__):
                 return _caught(lambda: step(example))
     prompts, completions = _tokens(cluster, rows)
-    ids = {"pad_id": cluster.rollout.pad_id(), "eos_id": cluster.rollout.eos_id()}
-    log_probs = mock.patch.object(
-        common, "compute_per_token_logps", common.compute_per_token_logps.lower
-    )
+    ids: dict[str, Any] = {
+        "pad_id": cluster.rollout.pad_id(),
+        "eos_id": cluster.rollout.eos_id(),
+    }
+    log_probs = temperature_lib.replaced(lambda program: program.lower)
     if program == "logps":
         with cluster._get_mesh_and_logical_axis_rules_cm(rl_cluster.Role.ROLLOUT), log_probs:
             return cluster.rollout.get_per_token_logps(prompts, completions)
@@ -170,10 +172,9 @@ def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
             prompts, completions = _sharded(
                 (prompts, completions), mesh, cluster.cluster_config.training_config
             )
-            temperature = cluster.get_rollout_config(rl_cluster.Mode.TRAIN).temperature
-            return cluster.inference_worker.get_ref_per_token_logps(
-                prompts, completions, **ids, temperature=temperature
-            )
+            if versions.LOG_PROBS_TAKE_TEMPERATURE:
+                ids["temperature"] = cluster.cluster_config.rollout_config.temperature
+            return cluster.inference_worker.get_ref_per_token_logps(prompts, completions, **ids)
     with (
         cluster._get_mesh_and_logical_axis_rules_cm(rl_cluster.Role.CRITIC),
         _lowered_instead(common.compute_score),
@@ -192,7 +193,7 @@ def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.Tra
       An example of `jax.ShapeDtypeStruct`s.
     """
     cluster: Any = learner.rl_cluster
-    config = cluster.get_rollout_config(rl_cluster.Mode.TRAIN)
+    config = cluster.cluster_config.rollout_config
     prompt = (rows, config.max_prompt_length)
     completion = (rows, config.max_tokens_to_generate)
 
@@ -235,7 +236,8 @@ def resident(learner: learner_lib.Learner) -> list[Resident]:
         **_optimizer_parts("actor", actor),
         "critic": nnx.state(critic.model, nnx.Param),
         **_optimizer_parts("critic", critic),
-        "actor weights kept on the host": cluster._anchor_policy_state,
+        # From 0.1.7 on.
+        "actor weights kept on the host": getattr(cluster, "_anchor_policy_state", None),
     }
     return [_resident(name, jax.tree.leaves(tree)) for name, tree in groups.items()]
 
@@ -320,7 +322,7 @@ def _lay_optimizer_over(trainer: Any, mesh: jax.sharding.Mesh) -> None:
 
 
 def _tokens(cluster: Any, rows: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    config = cluster.get_rollout_config(rl_cluster.Mode.TRAIN)
+    config = cluster.cluster_config.rollout_config
     return (
         jax.ShapeDtypeStruct((rows, config.max_prompt_length), jnp.int32),
         jax.ShapeDtypeStruct((rows, config.max_tokens_to_generate), jnp.int32),
@@ -369,11 +371,11 @@ def _lower_rollout(cluster: Any, program: str, rows: int) -> Lowered:
     begin = sampler.init_sample_state
     many_devices = cluster.r2m[rl_cluster.Role.ROLLOUT].size > 1
 
-    def prefill(params: Any, state: Any, images: Any, echo: bool) -> Any:
-        lowered = compiled["prefill"].lower(params, state, images, echo=echo)
+    def prefill(params: Any, state: Any, *images: Any, **settings: Any) -> Any:
+        lowered = compiled["prefill"].lower(params, state, *images, **settings)
         if program == "prefill":
             raise _Lowering(lowered)
-        out = compiled["prefill"].eval_shape(params, state, images, echo=echo)
+        out = compiled["prefill"].eval_shape(params, state, *images, **settings)
         if not many_devices:
             return out
         # Decoding begins where XLA left the cache.

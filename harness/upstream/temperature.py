@@ -1,14 +1,19 @@
 """Upstream's log-probs at the temperature at which completions were drawn."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 from tunix.rl import common
 
 from harness.upstream import rebind, versions
+
+_LOG_PROBS = inspect.unwrap(common.compute_per_token_logps)
 
 
 def at_temperature(function: Callable[..., Any], temperature: float) -> Callable[..., Any]:
@@ -49,6 +54,30 @@ def log_probs_at(temperature: float) -> Callable[..., Any]:
         return chosen, logits / temperature
 
     return log_probs
+
+
+@contextlib.contextmanager
+def replaced(change: Callable[[Any], Any]) -> Iterator[None]:
+    """Lets log-probs, for a while, be asked of something else than upstream's program.
+
+    Args:
+      change: Is given the program, and gives what is called in its place.
+
+    Yields:
+      Nothing.
+    """
+    program_at = _program_at
+    with (
+        mock.patch.object(
+            common, "compute_per_token_logps", change(common.compute_per_token_logps)
+        ),
+        mock.patch.object(
+            sys.modules[__name__],
+            "_program_at",
+            lambda temperature: change(program_at(temperature)),
+        ),
+    ):
+        yield
 
 
 @functools.cache  # one program for a temperature, as upstream's own is one
