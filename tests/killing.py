@@ -26,6 +26,7 @@ from orbax import checkpoint as ocp
 from tensorboardX.proto import event_pb2
 
 _EVENT: Any = vars(event_pb2)["Event"]  # protobuf makes it when it is imported
+TIMES = ("step_time_sec", "steps_per_sec")  # by the trainers of Tunix before 0.1.7
 PHASES = ("warm_start", "baseline", "rollout", "train", "checkpoint", "trained")
 # Four batches of two mini-batches, two epochs each; a checkpoint falls due in
 # mid-batch. A policy that answers some problems, so that there is a gradient.
@@ -81,9 +82,22 @@ def scalars(out: pathlib.Path) -> list[tuple[str, int, float]]:
             found += [
                 (each.tag, event.step, each.simple_value)
                 for each in event.summary.value
-                if not each.tag.startswith("jax/")
+                if not each.tag.startswith("jax/") and _timeless(each.tag)
             ]
     return sorted(found)
+
+
+def _timeless(tag: str) -> bool:
+    return tag.rsplit("/", 1)[-1] not in TIMES
+
+
+def journal(out: pathlib.Path) -> list[Any]:
+    """Reads what each global step logged, times left out."""
+    lines = (out / "progress" / "journal.jsonl").read_text().splitlines()
+    return [
+        {**entry, "scalars": [each for each in entry["scalars"] if _timeless(each[0])]}
+        for entry in map(json.loads, lines)
+    ]
 
 
 def _records(content: bytes) -> Iterator[bytes]:
@@ -128,9 +142,10 @@ def differences(got: pathlib.Path, want: pathlib.Path) -> list[str]:
     for name in sorted(results[1].keys() - {"phases", "resumed_at"}):
         if results[0][name] != results[1][name]:
             found.append(f"result.json: {name}")
-    for name in ("samples.jsonl", "progress/journal.jsonl"):
-        if (got / name).read_bytes() != (want / name).read_bytes():
-            found.append(name)
+    if (got / "samples.jsonl").read_bytes() != (want / "samples.jsonl").read_bytes():
+        found.append("samples.jsonl")
+    if journal(got) != journal(want):
+        found.append("progress/journal.jsonl")
     if scalars(got) != scalars(want):
         found.append("tensorboard")
     step = results[1]["checkpoint_step"]
