@@ -34,7 +34,7 @@ from harness.plan import (
     wall,
     worker,
 )
-from harness.upstream import programs
+from harness.upstream import programs, temperature
 
 from .conftest import small_recipe
 
@@ -257,7 +257,7 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
 
     sampler, score = learner.rl_cluster.rollout._sampler, common.compute_score
     begin, decode = sampler._compiled_prefill_fn, sampler._compiled_decode_fn
-    log_probs, jitted_score = common.compute_per_token_logps, score.jitted_fn
+    jitted_score = score.jitted_fn
     size = recipe.batching.train_micro_batch
     batch = {"prompts": np.array(["1 + 1"] * size), "answer": np.array(["2"] * size)}
     # The train steps, further down, need the real functions again.
@@ -266,18 +266,16 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
             (sampler, "_compiled_prefill_fn", noting("prefill", begin, begin)),
             (sampler, "_compiled_decode_fn", noting("decode", decode, lambda params, state: state)),
             (
-                common,
-                "compute_per_token_logps",
-                noting("logps", log_probs, functools.partial(zeros_like_results, log_probs)),
-            ),
-            (
                 score,
                 "jitted_fn",
                 noting("values", jitted_score, functools.partial(zeros_like_results, jitted_score)),
             ),
         ):
             watched.setattr(owner, attribute, noted)
-        example = upstream.generate_example(learner, batch)
+        with temperature.replaced(
+            lambda program: noting("logps", program, functools.partial(zeros_like_results, program))
+        ):
+            example = upstream.generate_example(learner, batch)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), example) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), programs.abstract_example(learner, size)
     )

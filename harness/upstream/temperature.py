@@ -86,6 +86,6 @@ def _program_at(temperature: float) -> Callable[..., Any]:
         return common.selective_log_softmax(logits / temperature, ids)
 
     return jax.jit(
-        rebind.rebind(inspect.unwrap(common.compute_per_token_logps), selective_log_softmax=cooled),
+        rebind.rebind(_LOG_PROBS, selective_log_softmax=cooled),
         static_argnames=("pad_id", "eos_id", "stop_gradient", "return_logits"),
     )
