@@ -307,17 +307,16 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
 
 
 def test_what_is_planned_is_what_a_run_calls(monkeypatch):
-    mode = "mended"
     recipe = small_recipe()
     # The ids of end tokens are constants of the programs, and of the tokenizer.
     end = tokenizer.load(recipe).end_ids(["<end_of_turn>"])[0]
     monkeypatch.setitem(programs._IDS, "<end_of_turn>", end)
-    planned = abstract(recipe, mode)
+    planned = abstract(recipe, "mended")
     planned_texts = {
         name: programs.lower(planned, name, recipe.batching.train_micro_batch).as_text()  # type: ignore[arg-type]
         for name in shapes.PROGRAMS
     }
-    run = texts_of_a_run(real(recipe, mode), recipe, monkeypatch)
+    run = texts_of_a_run(real(recipe, "mended"), recipe, monkeypatch)
     assert set(run) == set(shapes.PROGRAMS)
     for name, text in run.items():
         wanted = planned_texts[name]
@@ -338,14 +337,13 @@ def test_the_reference_has_a_program_where_there_is_a_penalty():
 
 
 def test_resident_bytes_are_those_of_the_arrays_of_a_real_cluster():
-    mode = "mended"
     recipe = small_recipe()
     gc.collect()
     before = sum(each.nbytes for each in jax.live_arrays())
-    learner = real(recipe, mode)
+    learner = real(recipe, "mended")
     gc.collect()
     made = sum(each.nbytes for each in jax.live_arrays()) - before
-    planned = programs.resident(abstract(recipe, mode))
+    planned = programs.resident(abstract(recipe, "mended"))
     assert planned == programs.resident(learner)
     # Beside what is listed a learner holds a few random keys.
     assert 0 <= made - sum(each.bytes for each in planned) <= 64
