@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
 from harness import recipe as recipe_lib
 from harness import rewards
@@ -159,6 +158,9 @@ def interval(hits: int, total: int) -> tuple[float, float]:
     Returns:
       Lower and upper bound in 0..1.
     """
+    # Imported here: it takes a second, and most commands evaluate nothing.
+    from scipy import stats
+
     bounds = stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
     return float(bounds.low), float(bounds.high)
 

@@ -18,24 +18,24 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import dataclasses
 import fcntl
+import gc
 import json
 import pathlib
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import pytest
-from orbax.checkpoint import type_handlers
 
-from harness import pipeline
-from harness import recipe as recipe_lib
+if TYPE_CHECKING:
+    # Imported where they are used: the process that only hands tests to workers
+    # would wait for them too.
+    from harness import pipeline
+    from harness import recipe as recipe_lib
 
 pytest_plugins = ["pytester"]
 
-# Orbax cuts replicated arrays for each device, and compiles every cut.
-type_handlers.register_type_handler(
-    jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False), override=True
-)
+# Until all is imported there is nothing to give back.
+gc.disable()
 
 # Two layers, one of each kind of attention; two whitening groups and two
 # gradients behind each optimizer step; a limit that stops training after the
@@ -86,6 +86,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
 
 
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Looks at a file's garbage once.
+
+    Tunix collects whenever it makes a trainer; compiled programs, which live to
+    the end, would be looked through each time.
+    """
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_arrays() -> None:
+    """Keeps Orbax from cutting replicated arrays for each device: it compiles every cut."""
+    import jax
+    from orbax.checkpoint import type_handlers
+
+    type_handlers.register_type_handler(
+        jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, compiled_programs: pathlib.Path):
     """Keeps prepared data and warm starts of the tests apart from the user's."""
@@ -99,11 +127,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, compiled_programs: pathl
 
 
 @pytest.fixture
-def recipe() -> recipe_lib.Recipe:
+def recipe() -> "recipe_lib.Recipe":
     return small_recipe()
 
 
-def small_recipe(*assignments: str) -> recipe_lib.Recipe:
+def small_recipe(*assignments: str) -> "recipe_lib.Recipe":
+    from harness import recipe as recipe_lib
+
     return recipe_lib.load("tiny", assignments=(*SMALL, *assignments))
 
 
@@ -111,9 +141,9 @@ def small_recipe(*assignments: str) -> recipe_lib.Recipe:
 class Run:
     """A finished run of the whole recipe."""
 
-    recipe: recipe_lib.Recipe
+    recipe: "recipe_lib.Recipe"
     out: pathlib.Path
-    result: pipeline.Result
+    result: "pipeline.Result"
 
     @property
     def json(self) -> dict[str, Any]:
@@ -137,5 +167,7 @@ def finished_run(own_cache: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
     return pickle.loads(kept.read_bytes())
 
 
-def run_small(out: pathlib.Path, recipe: recipe_lib.Recipe, **options: Any) -> Run:
+def run_small(out: pathlib.Path, recipe: "recipe_lib.Recipe", **options: Any) -> Run:
+    from harness import pipeline
+
     return Run(recipe, out, pipeline.run(recipe, out, **options))

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +9,7 @@ from harness import models, pipeline, rewards, upstream
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from tests import killing
-from tests.conftest import SMALL, run_small
-from tests.test_cli import call
-
-
-def timeless(result: dict) -> dict:
-    """A result without what the clock gave."""
-    return {key: value for key, value in result.items() if key != "phases"}
+from tests.conftest import run_small
 
 
 def test_result_has_the_contracts_keys(finished_run):
@@ -105,21 +98,6 @@ def test_tensorboard_and_checkpoints_are_written(finished_run):
         "samples.jsonl",
         "tensorboard",
     ]
-
-
-def test_a_second_run_with_the_seed_is_bit_identical_and_told(
-    finished_run, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    out = pathlib.Path("deep", "again")  # relative, as a person types it
-    assignments = [word for each in SMALL for word in ("--set", each)]
-    code, said, err = call(capsys, "run", *assignments, "--require-gain", "--out", out)
-    assert (code, err) == (int(not finished_run.result.gained), "")
-    assert timeless(json.loads((out / "result.json").read_text())) == timeless(finished_run.json)
-    samples = (finished_run.out / "samples.jsonl").read_bytes()
-    assert (out / "samples.jsonl").read_bytes() == samples
-    for words in ("before PPO", "after PPO", "(mended); mends: reward-truncated"):
-        assert words in " ".join(said.split())
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import xml.etree.ElementTree as ElementTree
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -231,6 +231,27 @@ def real(recipe: recipe_lib.Recipe, mode: Any) -> Any:
     )
 
 
+class Made(NamedTuple):
+    """A learner of the small recipe, and the bytes of the arrays that came with it."""
+
+    learner: Any
+    made: int
+
+
+@pytest.fixture(scope="module")
+def own_cluster() -> Made:
+    gc.collect()
+    before = sum(each.nbytes for each in jax.live_arrays())
+    learner = real(small_recipe(), "mended")
+    gc.collect()
+    return Made(learner, sum(each.nbytes for each in jax.live_arrays()) - before)
+
+
+@pytest.fixture(scope="module")
+def planned() -> Any:
+    return abstract(small_recipe(), "mended")
+
+
 def operations(text: str) -> list[str]:
     """Gives a program's lines but for the one that says how arguments lie on the mesh."""
     return [line for line in text.splitlines() if "@main(" not in line]
@@ -306,7 +327,7 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
     return seen
 
 
-def test_what_is_planned_is_what_a_run_calls(monkeypatch):
+def test_what_is_planned_is_what_a_run_calls(own_cluster, monkeypatch):
     recipe = small_recipe()
     # The ids of end tokens are constants of the programs, and of the tokenizer.
     end = tokenizer.load(recipe).end_ids(["<end_of_turn>"])[0]
@@ -316,7 +337,7 @@ def test_what_is_planned_is_what_a_run_calls(monkeypatch):
         name: programs.lower(planned, name, recipe.batching.train_micro_batch).as_text()  # type: ignore[arg-type]
         for name in shapes.PROGRAMS
     }
-    run = texts_of_a_run(real(recipe, "mended"), recipe, monkeypatch)
+    run = texts_of_a_run(own_cluster.learner, recipe, monkeypatch)
     assert set(run) == set(shapes.PROGRAMS)
     for name, text in run.items():
         wanted = planned_texts[name]
@@ -336,17 +357,11 @@ def test_the_reference_has_a_program_where_there_is_a_penalty():
     assert lowered.out_info.shape == (4, recipe.rollout.max_new_tokens)
 
 
-def test_resident_bytes_are_those_of_the_arrays_of_a_real_cluster():
-    recipe = small_recipe()
-    gc.collect()
-    before = sum(each.nbytes for each in jax.live_arrays())
-    learner = real(recipe, "mended")
-    gc.collect()
-    made = sum(each.nbytes for each in jax.live_arrays()) - before
-    planned = programs.resident(abstract(recipe, "mended"))
-    assert planned == programs.resident(learner)
+def test_resident_bytes_are_those_of_the_arrays_of_a_real_cluster(own_cluster, planned):
+    listed = programs.resident(planned)
+    assert listed == programs.resident(own_cluster.learner)
     # Beside what is listed a learner holds a few random keys.
-    assert 0 <= made - sum(each.bytes for each in planned) <= 64
+    assert 0 <= own_cluster.made - sum(each.bytes for each in listed) <= 64
 
 
 @pytest.mark.parametrize(("fsdp", "tp"), [(4, 1), (2, 2)])
@@ -466,11 +481,6 @@ class Judge:
 
     def __exit__(self, *error: object) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def planned() -> Any:
-    return abstract(small_recipe(), "mended")
 
 
 def make_plan(planned: Any, hbm: int, slope: int, **options: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The walls between the rooms, the pinned set, and what no file may hold."""
 
 import ast
+import functools
 import pathlib
 import re
 import subprocess
@@ -42,6 +43,7 @@ def under(name: str, *prefixes: str) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in prefixes)
 
 
+@functools.cache
 def modules() -> dict[str, set[str]]:
     """Every module of the package, and what it imports."""
     found = {}

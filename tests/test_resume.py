@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import io
 import json
 import os
 import pathlib
@@ -63,31 +64,11 @@ def at(
     patch.setattr(progress.Progress, "now", saying)
 
 
-def die() -> None:
-    raise Killed
-
-
-def resumed(out: pathlib.Path, **options) -> str:
-    """Goes on with a run of the small recipe; gives what it said."""
-    console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=500)  # noqa: SIM115
-    try:
-        pipeline.run(small_recipe(), out, resume=True, console=console, **options)
-    finally:
-        console.file.close()
-    return console.export_text()
-
-
-def test_a_run_that_is_stopped_in_every_way_ends_as_one_that_never_was(
-    finished_run, tmp_path, compiled_programs, monkeypatch
+def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
+    finished_run, tmp_path, compiled_programs, monkeypatch, capsys
 ):
-    out = tmp_path / "out"
-    # Asked to end: the batch in hand is finished and saved.
-    with monkeypatch.context() as patch:
-        asked: list[bool] = []
-        at(patch, "train", 1, lambda: asked.append(True))
-        with pytest.raises(errors.Terminated, match="go on with: run --resume"):
-            pipeline.run(small_recipe(), out, stop=lambda: bool(asked))
-    assert upstream.latest(out, whose(out).id).step == 2
+    monkeypatch.chdir(tmp_path)
+    out = pathlib.Path("deep", "again")  # relative, as a person types it
     # SIGKILL, to a process of its own, while it makes the second batch's updates.
     environment = {
         **os.environ,
@@ -96,8 +77,9 @@ def test_a_run_that_is_stopped_in_every_way_ends_as_one_that_never_was(
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": str(ROOT),
     }
+    assignments = [word for each in SMALL for word in ("--set", each)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness", "run", "--resume", "--out", str(out)],
+        [sys.executable, "-m", "harness", "run", *assignments, "--out", str(out)],
         env=environment,
         stdout=subprocess.DEVNULL,
     )
@@ -106,22 +88,38 @@ def test_a_run_that_is_stopped_in_every_way_ends_as_one_that_never_was(
             process.wait(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    # Another run's checkpoints lie there too.
+    assert upstream.latest(out, whose(out).id).step == 2
+    # Another run's checkpoints lie there too. Asked to end, it finishes the
+    # batch in hand and saves it.
     for role in ("actor", "critic"):
         shutil.copytree(
             finished_run.out / "checkpoints" / role / str(LAST),
             out / "checkpoints" / role / str(LAST),
         )
-    said = resumed(out)
-    assert (
-        f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: it is not of this" in said
-    )
+    console = Console(record=True, quiet=False, file=io.StringIO(), width=500)
+    with monkeypatch.context() as patch:
+        asked: list[bool] = []
+        at(patch, "train", 2, lambda: asked.append(True))
+        with pytest.raises(errors.Terminated, match="go on with: run --resume"):
+            pipeline.run(
+                small_recipe(), out, resume=True, console=console, stop=lambda: bool(asked)
+            )
+    said = console.export_text()
+    refused = f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: it is not of this"
+    assert refused in said
     assert "training goes on from optimizer step 2" in said
     assert (out / "refused" / f"actor-{LAST}").is_dir()
+    assert upstream.latest(out, whose(out).id).step == LAST
+    # To its end, and it is told.
+    code, said, err = call(capsys, "run", "--resume", "--require-gain", "--out", out)
+    assert (code, err) == (int(not finished_run.result.gained), "")
+    for words in ("before PPO", "after PPO", "(mended); mends: reward-truncated"):
+        assert words in " ".join(said.split())
     assert killing.differences(out, finished_run.out) == []
     # Complete: nothing is done again.
     before = (out / "result.json").read_bytes()
-    assert "is complete" in resumed(out)
+    code, said, _ = call(capsys, "run", "--resume", "--out", out)
+    assert (code, "is complete" in " ".join(said.split())) == (0, True)
     assert (out / "result.json").read_bytes() == before
 
 
