@@ -6,6 +6,7 @@ with one line that names the thing and the mend.
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -35,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
       argv: Arguments after the program's name; those of the process if none.
     """
     try:
-        code = cli.main(args=argv, prog_name="ppo-harness", standalone_mode=False)
+        with _own_words():
+            code = cli.main(args=argv, prog_name="ppo-harness", standalone_mode=False)
     except HarnessError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         code = error.exit_code
@@ -46,6 +48,41 @@ def main(argv: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         code = 130
     sys.exit(code or 0)
+
+
+def command() -> None:
+    """Is `main` for a shell: what threads say while the interpreter goes is not heard."""
+    try:
+        main()
+    except SystemExit:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        raise
+
+
+@contextlib.contextmanager
+def _own_words() -> Iterator[None]:
+    """Keeps back what writing threads die of: it reaches us too, and is said in one sentence."""
+
+    def said_once(record: logging.LogRecord) -> bool:
+        return record.exc_info is None
+
+    def not_of_callbacks(found: Any) -> None:
+        # TensorStore calls back to who has gone.
+        if str(found.exc_value) != "Event loop is closed":
+            hook(found)
+
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    sys.unraisablehook = not_of_callbacks
+    for logger in loggers:
+        logger.addFilter(said_once)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for logger in loggers:
+            logger.removeFilter(said_once)
 
 
 def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -118,6 +118,7 @@ def train(
             cluster.close()
     finally:
         upstream.release(learner)
+    scalars.check_written()
     heard = scalars.since(0)
     steps = upstream.rows([*before, *heard], accounting.optimizer_steps_per_batch(recipe))
     return Trained(steps, point.step if kept.resumed else None)

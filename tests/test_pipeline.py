@@ -164,17 +164,20 @@ def _fresh_actor(recipe: recipe_lib.Recipe):
     return models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
 
 
-@pytest.mark.parametrize("step", [2, 4])
-def test_a_checkpoint_is_restored_by_the_step_that_was_saved(finished_run, step):
-    if step == 2:
-        with pytest.raises(HarnessError, match="holds no checkpoint of step 3: use one of"):
-            upstream.restore_actor(_fresh_actor(finished_run.recipe), finished_run.out, 3)
+@pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
+def test_a_checkpoint_is_restored_by_the_step_that_was_saved(finished_run, place):
+    kept = finished_run.result.account.checkpoints_kept
     actor = _fresh_actor(finished_run.recipe)
-    assert upstream.restore_actor(actor, finished_run.out, step) == step
-    saved = killing.weights(finished_run.out, step)
+    assert upstream.restore_actor(actor, finished_run.out, kept[place]) == kept[place]
+    saved = killing.weights(finished_run.out, kept[place])
     for name, factor in models.lora_weights(actor).items():
         there = saved[f"actor/model_params//{name.replace('.', '/')}/value"]
         np.testing.assert_array_equal(factor, there, err_msg=name)
+
+
+def test_a_checkpoint_that_was_not_saved_is_named(finished_run):
+    with pytest.raises(HarnessError, match="holds no checkpoint of step 9: use one of"):
+        upstream.restore_actor(_fresh_actor(finished_run.recipe), finished_run.out, 9)
 
 
 def test_a_checkpoint_of_another_lora_is_refused(finished_run):

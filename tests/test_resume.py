@@ -7,17 +7,19 @@ import io
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from metrax.logging import tensorboard_backend
 from rich.console import Console
 from tunix.sft import checkpoint_manager
 
@@ -25,6 +27,7 @@ from harness import accounting, errors, files, models, pipeline, progress, train
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
+from harness.upstream import cluster as cluster_lib
 from harness.upstream import rehearsal
 from tests import killing
 from tests.conftest import SMALL, small_recipe
@@ -154,6 +157,57 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
     monkeypatch.setattr(shutil, "disk_usage", lambda root: types.SimpleNamespace(free=9))
     with pytest.raises(errors.RunStopped, match=r"\(it takes .* bytes, 9 are free\): make room"):
         play(batches=1, directory=tmp_path / "other")
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[..., None]]:
+    """Lets the system refuse, when it is told to, every write past a file's first 64 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(
+    tmp_path, monkeypatch, small_files
+):
+    recipe = small_recipe("data.num_batches=1", "optimizers.max_steps=all")
+    # The last look before the writing; what fails then fails in threads of the writers.
+    monkeypatch.setattr(cluster_lib.MendedCluster, "_check_room", small_files)
+    with pytest.raises(errors.RunStopped, match=r"step 2 cannot be written \(File too large\)"):
+        rehearsal.rehearse(
+            recipe,
+            tokenizer=tokenizer_lib.load(recipe),
+            mends=upstream.mends("mended"),
+            directory=tmp_path,
+            batches=1,
+        )
+    assert upstream.saved_steps(tmp_path, "actor") == upstream.saved_steps(tmp_path, "critic") == []
+
+
+def test_figures_that_tensorboard_cannot_write_stop_a_run_and_nobody_waits_for_ever(tmp_path):
+    backend = tensorboard_backend.TensorboardBackend(log_dir=str(tmp_path))
+    writer: Any = backend._writer
+    records = writer.file_writer.event_writer._ev_writer._py_recordio_writer
+    cluster: Any = types.SimpleNamespace(
+        _rl_metrics_logger=types.SimpleNamespace(
+            _backends=[backend],
+            log=lambda prefix, name, value, mode, step: backend.log_scalar(name, value, step=step),
+        )
+    )
+    scalars = upstream.Scalars(cluster)
+
+    def log(count: int) -> None:
+        for step in range(count):
+            cluster._rl_metrics_logger.log("actor", "loss", 1.0, "train", step)
+
+    with open("/dev/full", "wb", buffering=0) as full:
+        records._writer = full
+        # Many more than the writer's queue takes.
+        with pytest.raises(errors.RunStopped, match=r"written \(No space left on device\): make"):
+            log(10_000)
+        backend.close()
+    with pytest.raises(errors.RunStopped, match="make room"):
+        scalars.check_written()
 
 
 def largest(folder: pathlib.Path) -> pathlib.Path:

@@ -164,7 +164,7 @@ def _shuffled(recipe: Recipe, rows: Sequence[Problem]) -> grain.MapDataset:
 
 def _first(recipe: Recipe, rows: Sequence[Problem], count: int) -> list[Problem]:
     """Gives the first rows in the shuffled order, one by one: Grain's iterator starts threads."""
-    shuffled = _shuffled(recipe, rows)
+    shuffled: Any = _shuffled(recipe, rows)
     return [shuffled[index] for index in range(count)]
 
 

@@ -1,5 +1,7 @@
 """Upstream's cluster of actor, critic, reference and rollout, from a recipe."""
 
+import contextlib
+import errno
 import functools
 import os
 import pathlib
@@ -24,6 +26,12 @@ from harness.upstream import rollout, versions
 from harness.upstream import temperature as temperature_lib
 
 Cluster = rl_cluster.RLCluster
+
+
+_NO_WRITING = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+)
 
 
 class MendedCluster(rl_cluster.RLCluster):
@@ -135,7 +143,14 @@ class MendedCluster(rl_cluster.RLCluster):
                 if trainer.checkpoint_manager._checkpoint_manager is not None:
                     trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise what they like
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            for trainer in trainers:  # nobody writes behind who reads what is said
+                with contextlib.suppress(Exception):
+                    trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
+            said = " ".join(str(error).split())
+            # What the system said stands at the end of what each layer puts before it.
+            reasons = [os.strerror(number) for number in _NO_WRITING]
+            reason = next((each for each in reasons if each in said), said[:200])
+            reason = reason or type(error).__name__
             raise errors.RunStopped(
                 f"the checkpoint of step {step} cannot be written ({reason}): make room, then go "
                 "on from the one before by --resume"
