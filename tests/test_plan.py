@@ -81,6 +81,18 @@ def test_the_wall_is_where_the_judge_puts_it(threshold, step, start, bend, told)
     assert {each for each in (found.fits, found.refused) if each} <= set(asked)
 
 
+def test_a_line_that_leads_astray_is_not_followed_size_by_size():
+    asked = []
+
+    def judge(rows):
+        asked.append(rows)
+        # What is refused takes hardly more than there is, far beyond the wall too.
+        return wall.Verdict(rows <= 700, 40 * rows if rows <= 700 else 32_000 + rows)
+
+    assert wall.find(judge, start=4, step=1, limit=4096, capacity=31_000) == wall.Wall(700, 701)
+    assert len(asked) <= 2 * math.log2(4096)
+
+
 @pytest.mark.parametrize(("floor", "most"), [(0, 6), (1000, 5)])
 def test_a_straight_line_takes_few_questions(floor, most):
     asked = []

@@ -3,10 +3,10 @@
 import dataclasses
 import errno
 import functools
-import io
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import pytest
 from metrax.logging import tensorboard_backend
-from rich.console import Console
 from tunix.sft import checkpoint_manager
 
 from harness import accounting, errors, files, models, pipeline, progress, training, upstream
@@ -99,15 +98,14 @@ def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
             finished_run.out / "checkpoints" / role / str(LAST),
             out / "checkpoints" / role / str(LAST),
         )
-    console = Console(record=True, quiet=False, file=io.StringIO(), width=500)
+    # A second wish would be an order.
+    once = functools.cache(functools.partial(os.kill, os.getpid(), signal.SIGTERM))
     with monkeypatch.context() as patch:
-        asked: list[bool] = []
-        at(patch, "train", 2, lambda: asked.append(True))
-        with pytest.raises(errors.Terminated, match="go on with: run --resume"):
-            pipeline.run(
-                small_recipe(), out, resume=True, console=console, stop=lambda: bool(asked)
-            )
-    said = console.export_text()
+        at(patch, "train", 2, once)
+        code, said, err = call(capsys, "run", "--resume", "--out", out)
+    assert code == 143
+    assert err.splitlines()[-1] == f"error: stopped as asked; go on with: run --resume --out {out}"
+    said = " ".join(said.split())
     refused = f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: it is not of this"
     assert refused in said
     assert "training goes on from optimizer step 2" in said
@@ -124,6 +122,14 @@ def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
     code, said, _ = call(capsys, "run", "--resume", "--out", out)
     assert (code, "is complete" in " ".join(said.split())) == (0, True)
     assert (out / "result.json").read_bytes() == before
+
+
+def refusal(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """Gives the sentence with which a command is refused, by the exit code 2 and no other word."""
+    code, _, err = call(capsys, *arguments)
+    (line,) = err.splitlines()
+    assert (code, line[:7]) == (2, "error: ")
+    return line[7:]
 
 
 def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_before(
@@ -173,7 +179,9 @@ def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(
     recipe = small_recipe("data.num_batches=1", "optimizers.max_steps=all")
     # The last look before the writing; what fails then fails in threads of the writers.
     monkeypatch.setattr(cluster_lib.MendedCluster, "_check_room", small_files)
-    with pytest.raises(errors.RunStopped, match=r"step 2 cannot be written \(File too large\)"):
+    with pytest.raises(
+        errors.RunStopped, match=r"step 2 cannot be written \(File too large\)"
+    ) as stopped:
         rehearsal.rehearse(
             recipe,
             tokenizer=tokenizer_lib.load(recipe),
@@ -181,6 +189,7 @@ def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(
             directory=tmp_path,
             batches=1,
         )
+    assert stopped.value.exit_code == 2
     assert upstream.saved_steps(tmp_path, "actor") == upstream.saved_steps(tmp_path, "critic") == []
 
 
@@ -374,7 +383,7 @@ with progress.claim(pathlib.Path(sys.argv[1]), recipe.load("tiny"), "mended", {}
 """
 
 
-def test_a_folder_is_one_process_s_until_it_dies(tmp_path):
+def test_a_folder_is_one_process_s_until_it_dies(tmp_path, capsys):
     out = tmp_path / "out"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(out)],
@@ -386,40 +395,28 @@ def test_a_folder_is_one_process_s_until_it_dies(tmp_path):
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "mine\n"
-    recipe = recipe_lib.load("tiny")
-    for resume in (False, True):
-        with (
-            pytest.raises(errors.RunStopped, match=rf"process {holder.pid}\) is writing to"),
-            progress.claim(out, recipe, "mended", {}, resume=resume),
-        ):
-            pass
+    for options in ((), ("--resume",)):
+        assert refusal(capsys, "run", *options, "--out", out) == (
+            f"another run (process {holder.pid}) is writing to {out}: let it end, or give "
+            "another folder"
+        )
     holder.kill()
     holder.communicate()
-    with progress.claim(out, recipe, "mended", {}, resume=True) as kept:
+    with progress.claim(out, recipe_lib.load("tiny"), "mended", {}, resume=True) as kept:
         assert kept.resumed
 
 
-def test_a_run_goes_on_only_as_it_began(tmp_path):
+def test_a_run_goes_on_only_as_it_began(tmp_path, capsys):
     out = tmp_path / "out"
     recipe = recipe_lib.load("tiny")
     with pytest.raises(Killed), progress.claim(out, recipe, "mended", {}):
         raise Killed
-    other = recipe_lib.replace(recipe, "lora.rank=3")
-    with (
-        pytest.raises(HarnessError, match=r"has lora\.rank = 16, not 3: give the options"),
-        progress.claim(out, other, "mended", {}, resume=True),
+    for options, said in (
+        (("--resume", "--set", "lora.rank=3"), "has lora.rank = 16, not 3: give the options"),
+        (("--resume", "--upstream", "stock"), "has upstream = mended, not stock"),
+        ((), "or go on with that run by --resume"),
     ):
-        pass
-    with (
-        pytest.raises(HarnessError, match="has upstream = mended, not stock"),
-        progress.claim(out, recipe, "stock", {}, resume=True),
-    ):
-        pass
-    with (
-        pytest.raises(HarnessError, match="or go on with that run by --resume"),
-        progress.claim(out, recipe, "mended", {}),
-    ):
-        pass
+        assert said in refusal(capsys, "run", *options, "--out", out)
     assert whose(out).recipe == recipe
 
 
@@ -438,16 +435,13 @@ def test_a_failed_run_leaves_what_is_worth_keeping(tmp_path):
         assert out.exists() == there
 
 
-def test_a_folder_on_a_read_only_disk_is_named(tmp_path, monkeypatch):
-    def read_only(self, *args, **kwargs):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(pathlib.Path, "mkdir", read_only)
-    with (
-        pytest.raises(HarnessError, match=r"cannot be written \(Read-only file system\)"),
-        progress.claim(tmp_path / "out", recipe_lib.load("tiny"), "mended", {}),
-    ):
-        pass
+def test_a_folder_that_takes_nothing_is_named(capsys):
+    told = refusal(capsys, "run", "--out", "/sys/run")
+    assert re.fullmatch(
+        r"output folder /sys/run cannot be written "
+        r"\((Read-only file system|Operation not permitted|Permission denied)\): .*",
+        told,
+    )
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -498,13 +492,12 @@ def nan_at_the_third(prompts, completions, **columns):
     return scores
 
 
-def test_a_reward_that_is_not_finite_stops_the_run_and_keeps_the_batch(recipe, tmp_path):
+def test_a_reward_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path, capsys):
     out = tmp_path / "out"
-    failing = recipe_lib.replace(recipe, "reward.function=tests.test_resume:nan_at_the_third")
-    with pytest.raises(
-        errors.RunStopped, match=r"the reward is not finite in global step 1, rollout: the batch"
-    ):
-        pipeline.run(failing, out)
+    assignments = [word for each in SMALL for word in ("--set", each)]
+    failing = ("--set", "reward.function=tests.test_resume:nan_at_the_third")
+    told = refusal(capsys, "run", *assignments, *failing, "--out", out)
+    assert told.startswith("the reward is not finite in global step 1, rollout: the batch is in ")
     (path,) = (out / "not_finite").iterdir()
     with np.load(path) as batch:
         assert np.flatnonzero(~np.isfinite(batch["scores"])).tolist() == [2]
@@ -618,6 +611,7 @@ TOLD = (
     "Kaggle cannot be reached",
     "cannot be kept in",
     "the handle is not",
+    "TensorBoard's figures cannot be written",
     "no TPU is here",
     "does not fit",
     "log-probs differ from",

@@ -63,6 +63,7 @@ def find(
     judged = 0
     while high - low > 1:
         guess = min(max(guess, low + 1), high - 1)
+        width = high - low
         verdict = judge(guess * step)
         judged += 1
         if verdict.bytes is not None:
@@ -75,6 +76,9 @@ def find(
         if judged == 1 and verdict.fits:
             # A refusal is quick and tells the bytes too: look beyond the wall first.
             guess *= 2
+        elif high - low > max(width // 2, 1) and high <= limit // step:
+            # The line leads astray, and would creep towards the wall size by size.
+            guess = (low + high) // 2
     return Wall(low * step, None if high > limit // step else high * step)
 
 
