@@ -17,6 +17,7 @@ from harness.plan import chips, store
 
 GIB = 2**30
 _HBM = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")
+_REFUSALS = ("RESOURCE_EXHAUSTED", "FAILED_PRECONDITION")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -92,7 +93,8 @@ class Worker:
         try:
             compiled = lowered.compile()
         except self._jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            # Near the wall the compiler may fail at what it does to save memory.
+            if not any(status in str(error) for status in _REFUSALS):
                 raise
             found = store.Figures(refused=refusal(str(error)))
         else:
