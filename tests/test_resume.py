@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -165,20 +165,20 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
         play(batches=1, directory=tmp_path / "other")
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[..., None]]:
-    """Lets the system refuse, when it is told to, every write past a file's first 64 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(
-    tmp_path, monkeypatch, small_files
-):
+def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, monkeypatch):
     recipe = small_recipe("data.num_batches=1", "optimizers.max_steps=all")
-    # The last look before the writing; what fails then fails in threads of the writers.
-    monkeypatch.setattr(cluster_lib.MendedCluster, "_check_room", small_files)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = cluster_lib.MendedCluster.save_checkpoints
+
+    def save_where_files_are_small(cluster):
+        # What fails now fails in threads of the writers.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+        try:
+            return save(cluster)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(cluster_lib.MendedCluster, "save_checkpoints", save_where_files_are_small)
     with pytest.raises(
         errors.RunStopped, match=r"step 2 cannot be written \(File too large\)"
     ) as stopped:

@@ -22,7 +22,7 @@ from tunix.sft import metrics_logger
 from harness import accounting, errors
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
-from harness.upstream import rollout, versions
+from harness.upstream import rollout, versions, writers
 from harness.upstream import temperature as temperature_lib
 
 Cluster = rl_cluster.RLCluster
@@ -338,6 +338,7 @@ def make_cluster(
         else rl_cluster.RLCluster(**arguments)
     )
     versions.hide_bars(made.actor_trainer, made.critic_trainer)
+    writers.watch(made._rl_metrics_logger)
     return made
 
 

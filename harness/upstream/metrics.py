@@ -1,12 +1,13 @@
 """What upstream logs while training: heard, gathered by global step, and told again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from harness import errors
 from harness.upstream import cluster as cluster_lib
+from harness.upstream import writers
 
 Scalar = tuple[str, float, int]
 
@@ -37,8 +38,8 @@ class Scalars:
     def __init__(self, cluster: cluster_lib.Cluster):
         """Begins to listen."""
         self._heard: list[Scalar] = []
-        self._failed: list[OSError] = []
         self._logger: Any = cluster._rl_metrics_logger
+        self._failed = writers.watch(self._logger)
         log = self._logger.log
 
         def heard(prefix: str, name: str, value: Any, mode: Any, step: Any) -> None:
@@ -50,29 +51,6 @@ class Scalars:
             log(prefix, name, value, mode, step)
 
         self._logger.log = heard
-        for backend in self._logger._backends:
-            self._watch(backend)
-
-    def _watch(self, backend: Any) -> None:
-        """Hears of writes that fail: the writer's thread dies of one, and who logs waits for it."""
-        writer = getattr(getattr(backend, "_writer", None), "file_writer", None)
-        if writer is None:
-            return
-        events = writer.event_writer._ev_writer
-
-        def safely(act: Callable[..., Any]) -> Callable[..., Any]:
-            def acting(*arguments: Any) -> Any:
-                if self._failed:
-                    return None
-                try:
-                    return act(*arguments)
-                except OSError as error:
-                    self._failed.append(error)
-
-            return acting
-
-        events.write_event, events.flush = safely(events.write_event), safely(events.flush)
-        events.close = safely(events.close)
 
     def check_written(self) -> None:
         """Tells whether TensorBoard's file could be written.
