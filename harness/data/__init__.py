@@ -106,14 +106,15 @@ def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
         long_prompts[split] = len(rows) - len(kept[split])
     problems = {split: len(rows) for split, rows in kept.items()}
     _check_sizes(recipe, problems, long_prompts)
+    shuffled: dict[str, Any] = {split: _shuffled(recipe, rows) for split, rows in kept.items()}
     if recipe.data.long_prompts == "refuse":
         for split, rows in kept.items():
-            # The order matters only where not all problems are used.
+            # The order matters only where not all problems are used. By index: to
+            # iterate, Grain starts threads.
             partly = used[split] < len(rows)
-            in_use = _first(recipe, rows, used[split]) if partly else rows
+            in_use = [shuffled[split][i] for i in range(used[split])] if partly else rows
             _refuse_long(recipe, tokenizer, split, in_use)
 
-    shuffled = {split: _shuffled(recipe, rows) for split, rows in kept.items()}
     columns = functools.partial(_columns, recipe.data)
     batches = shuffled["train"].map(columns).batch(size, drop_remainder=True)
     # As a source, these batches are the same in every epoch. Repeated as they
@@ -160,12 +161,6 @@ def _sources(recipe: Recipe) -> dict[str, Sequence[Problem]]:
 
 def _shuffled(recipe: Recipe, rows: Sequence[Problem]) -> grain.MapDataset:
     return grain.MapDataset.source(rows).shuffle(seed=recipe.data.shuffle_seed)
-
-
-def _first(recipe: Recipe, rows: Sequence[Problem], count: int) -> list[Problem]:
-    """Gives the first rows in the shuffled order, one by one: Grain's iterator starts threads."""
-    shuffled: Any = _shuffled(recipe, rows)
-    return [shuffled[index] for index in range(count)]
 
 
 def _columns(data: Data, problem: Problem) -> dict[str, str]:
