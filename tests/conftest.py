@@ -69,15 +69,19 @@ SMALL = (
 )
 
 
-# The longest first, so that no worker is left with one of them at the end.
+# The longest first, so that no worker is left with one of them at the end; but
+# two files that need the same programs do not begin together, since each would
+# compile what the other is compiling.
 LONG = (
     "test_pipeline",
-    "test_mended",
-    "test_stock",
-    "test_resume",
-    "test_runs",
-    "test_cli",
     "test_models",
+    "test_stock",
+    "test_oracle_training",
+    "test_mended",
+    "test_resume",
+    "test_plan",
+    "test_runs",
+    "test_kaggle",
 )
 
 
