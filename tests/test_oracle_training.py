@@ -211,12 +211,17 @@ def test_training_is_that_of_optax(dtype, rtol, bound, micro_batches):
             optax.chain(clip, adamw), micro_batches, accumulator_dtype=jnp.dtype(dtype)
         )
         params: Any = jax.tree.map(lambda each: jnp.asarray(each, dtype), start)
-        state = chain.init(params)
+        state = jax.jit(chain.init)(params)
+
+        @jax.jit
+        def update(gradients: Any, state: Any, params: Any):
+            updates, state = chain.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+
         for step, micro in enumerate(gradients):
             for each in micro:
                 given_gradients = jax.tree.map(lambda g: jnp.asarray(g, dtype), each)
-                updates, state = chain.update(given_gradients, state, params)
-                params = optax.apply_updates(params, updates)
+                params, state = update(given_gradients, state, params)
             ours, after = optimizer.train(start, gradients[: step + 1], config)
             assert after.step == step + 1
             for name, weight in ours.items():

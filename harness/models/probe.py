@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft import utils as sft_utils
 
@@ -66,15 +67,8 @@ def log_probs(
       and `top_log_probs` [T, top] in nats, and `dtype`.
     """
     tokens = jnp.array([[tokenizer.bos_id(), *tokenizer.encode(prompt)]])
-    mask = jnp.ones_like(tokens, bool)
     with mesh:
-        logits, _ = policy(
-            tokens,
-            sft_utils.build_positions_from_mask(mask),
-            None,
-            sft_utils.make_causal_attn_mask(mask),
-        )
-    found = np.asarray(jax.nn.log_softmax(logits[0].astype(jnp.float32)))
+        found = np.asarray(_log_probs(policy, tokens)[0])
     ids = np.argsort(-found, axis=-1, kind="stable")[:, : min(top, found.shape[-1])]
     return {
         "schema": SCHEMA,
@@ -84,6 +78,18 @@ def log_probs(
         "top_log_probs": np.take_along_axis(found, ids, -1).tolist(),
         "dtype": str(gemma.weights_of(policy)[("final_norm", "scale")].dtype),
     }
+
+
+@nnx.jit
+def _log_probs(policy: gemma3.Gemma3, tokens: jax.Array) -> jax.Array:
+    mask = jnp.ones_like(tokens, bool)
+    logits, _ = policy(
+        tokens,
+        sft_utils.build_positions_from_mask(mask),
+        None,
+        sft_utils.make_causal_attn_mask(mask),
+    )
+    return jax.nn.log_softmax(logits.astype(jnp.float32))
 
 
 def write(found: dict[str, Any], path: pathlib.Path) -> None:
