@@ -1,15 +1,17 @@
 """What the harness adds to a global step, beside a plain Tunix script.
 
-Three learners of the same recipe and weights live in one process and take
-turns, a global step each: a plain Tunix script, the harness with Tunix as
-installed, and the harness with its mends. Only ratios within a turn are looked
+Three trainings of the same recipe and weights live in one process and take
+turns, a global step each: a plain Tunix script, and what `run` does (journal,
+guards and all), with Tunix as installed and with the mends. Only ratios within a turn are looked
 at, so that what else the machine does meanwhile meets all three alike.
 """
 
+import dataclasses
+import functools
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -17,13 +19,14 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from orbax import checkpoint as ocp
 from tunix.rl import rl_cluster
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import base_rollout
 from tunix.sft import metrics_logger
 
-from harness import data, models, pipeline, rewards, upstream
+from harness import data, models, pipeline, progress, rewards, training, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 
@@ -48,13 +51,15 @@ class Turns:
         self.wall: dict[str, list[float]] = {name: [] for name in names}
         self.cpu: dict[str, list[float]] = {name: [] for name in names}
 
-    def batches(self, name: str, source: list[Any]) -> Iterator[Any]:
+    def batches(self, name: str, source: list[Any], models: Any) -> Iterator[Any]:
         # Upstream looks at the first batch before its first step.
         yield source[0]
         for batch in source[1:]:
             self._wait(name)
             wall, cpu = time.perf_counter(), time.process_time()
             yield batch
+            # What is still computed belongs to this turn, not to the next one's.
+            jax.block_until_ready(jax.tree.leaves(nnx.state(models, nnx.Param)))
             self.wall[name].append(time.perf_counter() - wall)
             self.cpu[name].append(time.process_time() - cpu)
             self._pass_on()
@@ -177,39 +182,50 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
             models.make_critic(policy, mesh, recipe.seed),
         )
 
-    def harness_learner(name: str, mode: upstream.Mode) -> Any:
-        actor, critic = pieces()
-        mends = upstream.mends(mode)
-        cluster = upstream.make_cluster(
-            recipe,
-            mesh=mesh,
-            actor=actor,
-            critic=critic,
-            tokenizer=tok,
-            directory=tmp_path / name,
-            mends=mends,
-        )
-        upstream.Scalars(cluster)
-        return upstream.make_learner(
-            recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), mends=mends
-        )
+    def plain(actor: Any, critic: Any, batches: Iterator[Any]) -> None:
+        plain_learner(recipe, mesh, actor, critic, tok, str(tmp_path / "plain")).train(batches)
 
-    learners = {
-        "plain": plain_learner(recipe, mesh, *pieces(), tok, str(tmp_path / "plain")),
-        "stock": harness_learner("stock", "stock"),
-        "mended": harness_learner("mended", "mended"),
+    def as_run_does(mode: upstream.Mode, actor: Any, critic: Any, batches: Iterator[Any]) -> None:
+        mends = upstream.mends(mode)
+        with progress.claim(tmp_path / mode, recipe, mode, {}) as kept:
+            training.train(
+                recipe,
+                # An iterator is all that upstream asks of training data.
+                dataclasses.replace(dataset, train=batches, validation=None),  # type: ignore[arg-type]
+                functools.partial(
+                    upstream.make_cluster,
+                    recipe,
+                    mesh=mesh,
+                    actor=actor,
+                    critic=critic,
+                    tokenizer=tok,
+                    directory=kept.out,
+                    mends=mends,
+                ),
+                rewards.build(recipe.reward),
+                mends=mends,
+                kept=kept,
+                options=training.Options(),
+            )
+
+    trainings: dict[str, Callable[[Any, Any, Iterator[Any]], None]] = {
+        "plain": plain,
+        "stock": functools.partial(as_run_does, "stock"),
+        "mended": functools.partial(as_run_does, "mended"),
     }
-    turns = Turns(list(learners), rounds=len(source) - 1)
+    pairs = {name: pieces() for name in trainings}
+    turns = Turns(list(trainings), rounds=len(source) - 1)
 
     def train(name: str) -> None:
         try:
-            learners[name].train(turns.batches(name, source))
+            actor, critic = pairs[name]
+            trainings[name](actor, critic, turns.batches(name, source, (actor, critic)))
         finally:
             turns.end(name)
 
     def train_all() -> None:
-        with futures.ThreadPoolExecutor(len(learners)) as pool:
-            for ended in [pool.submit(train, name) for name in learners]:
+        with futures.ThreadPoolExecutor(len(trainings)) as pool:
+            for ended in [pool.submit(train, name) for name in trainings]:
                 ended.result()
 
     benchmark.pedantic(train_all, rounds=1, iterations=1)

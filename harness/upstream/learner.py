@@ -20,7 +20,7 @@ from tunix.rl.ppo import ppo_learner
 from harness import errors
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
-from harness.upstream import rebind, rollout
+from harness.upstream import keys, rebind, rollout
 from harness.upstream import temperature as temperature_lib
 
 RewardFn = Callable[..., Sequence[float]]
@@ -212,7 +212,7 @@ class MendedLearner(ppo_learner.PPOLearner):
         accumulation = self._training_config.get_with_default("gradient_accumulation_steps", 1)
         number = self.rl_cluster.actor_trainer.iter_steps // (accumulation * self._num_iterations())
         if self._first_shuffle_seed is not None:
-            self._data_shuffle_seed = jax.random.fold_in(self._first_shuffle_seed, number)
+            self._data_shuffle_seed = keys.fold_in(self._first_shuffle_seed, number)
         if isinstance(self.rl_cluster.rollout, rollout.MendedRollout):
             self.rl_cluster.rollout.begin_mini_batch(number)
 
@@ -223,13 +223,13 @@ class MendedLearner(ppo_learner.PPOLearner):
             self._tell("train")
         if "micro-batch-token-mean" not in self._mends or not examples:
             return examples
-        tokens = [float(jnp.sum(example.completion_mask)) for example in examples]
+        tokens = [float(np.asarray(example.completion_mask).sum()) for example in examples]
         mean = max(sum(tokens), 1.0) / len(tokens)
         names = [field.name for field in dataclasses.fields(ppo_learner.TrainExample)]  # type: ignore[arg-type]
         return [
             WeighedExample(
                 **{name: getattr(example, name) for name in names},
-                share=jnp.full(len(example.completion_mask), own / mean, jnp.float32),
+                share=jnp.asarray(np.full(len(example.completion_mask), own / mean, np.float32)),
             )
             for example, own in zip(examples, tokens, strict=True)
         ]

@@ -12,7 +12,7 @@ from tunix.generate import sampler as sampler_lib
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
-from harness.upstream import rebind, versions
+from harness.upstream import keys, rebind, versions
 from harness.upstream import temperature as temperature_lib
 
 # More than the generations of any mini-batch, those of its validation counted.
@@ -25,7 +25,11 @@ def _index_after_first_end(ids: np.ndarray, eos_id: Any) -> int:
 
 
 class MendedSampler(sampler_lib.Sampler):
-    """Upstream's sampler with chosen mends; each is an entry of the ledger."""
+    """Upstream's sampler with chosen mends; each is an entry of the ledger.
+
+    Attributes:
+      ends: Ids that end the rows of the newest call.
+    """
 
     _call_with_end_token = rebind.rebind(
         sampler_lib.Sampler.__call__,
@@ -48,6 +52,7 @@ class MendedSampler(sampler_lib.Sampler):
           mends: Ids in `harness.upstream.ledger`.
         """
         self._mends = frozenset(mends)
+        self.ends: frozenset[int] = frozenset()
         super().__init__(transformer, tokenizer, cache_config)
         if "end-token-dropped" in self._mends:
             # The completion holds the end token that was drawn, or the choice to
@@ -63,6 +68,7 @@ class MendedSampler(sampler_lib.Sampler):
             # A pad that was drawn ends the row: the trainer, which knows pads by
             # their id, would take the next tokens for the ones before.
             ends = (*ends, self.tokenizer.pad_id())
+        self.ends = frozenset(ends)
         call = self._call_with_end_token if "end-token-dropped" in self._mends else super().__call__
         return call(input_strings, *args, eos_tokens=ends, **kwargs)
 
@@ -77,13 +83,13 @@ class MendedSampler(sampler_lib.Sampler):
 class _TextWithoutEnd(tokenizer_adapter.TokenizerAdapter):
     """Decodes a completion without the end token that closes it."""
 
-    def __init__(self, sampler: sampler_lib.Sampler):
+    def __init__(self, sampler: MendedSampler):
         super().__init__(sampler.tokenizer.tokenizer)
         self._sampler = sampler
 
     def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
         ids = list(ids)
-        if ids and ids[-1] in np.asarray(self._sampler.eos_ids):
+        if ids and ids[-1] in self._sampler.ends:
             ids = ids[:-1]
         return super().decode(ids, **kwargs)
 
@@ -151,7 +157,7 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
         """Samples one completion per prompt; see upstream."""
         changes: dict[str, Any] = {}
         if self._key is not None and rollout_config.seed is None:
-            changes["seed"] = jax.random.fold_in(self._key, self.calls + self._noise_offset)
+            changes["seed"] = keys.fold_in(self._key, self.calls + self._noise_offset)
         elif "seed-array-donated" in self._mends and isinstance(rollout_config.seed, jax.Array):
             changes["seed"] = jnp.array(rollout_config.seed)  # the sampler donates what it gets
         if "top-p-none-greedy" in self._mends and rollout_config.top_p is None:
