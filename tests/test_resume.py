@@ -37,6 +37,8 @@ LAST = accounting.account(
     small_recipe(), overshoots=upstream.standing("max-steps-overshoot")
 ).checkpoint_steps[-1]
 
+SMALL_OPTIONS = tuple(word for each in SMALL for word in ("--set", each))
+
 
 class Killed(BaseException):
     """Ends a run where it stands, as a signal would: nothing in the harness takes it."""
@@ -79,9 +81,8 @@ def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": str(ROOT),
     }
-    assignments = [word for each in SMALL for word in ("--set", each)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness", "run", *assignments, "--out", str(out)],
+        [sys.executable, "-m", "harness", "run", *SMALL_OPTIONS, "--out", str(out)],
         env=environment,
         stdout=subprocess.DEVNULL,
     )
@@ -165,12 +166,14 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
         play(batches=1, directory=tmp_path / "other")
 
 
-def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, monkeypatch):
-    recipe = small_recipe("data.num_batches=1", "optimizers.max_steps=all")
+def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     save = cluster_lib.MendedCluster.save_checkpoints
 
     def save_where_files_are_small(cluster):
+        if not upstream.saved_steps(out):
+            return save(cluster)
         # What fails now fails in threads of the writers.
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
         try:
@@ -179,18 +182,13 @@ def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, monk
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     monkeypatch.setattr(cluster_lib.MendedCluster, "save_checkpoints", save_where_files_are_small)
-    with pytest.raises(
-        errors.RunStopped, match=r"step 2 cannot be written \(File too large\)"
-    ) as stopped:
-        rehearsal.rehearse(
-            recipe,
-            tokenizer=tokenizer_lib.load(recipe),
-            mends=upstream.mends("mended"),
-            directory=tmp_path,
-            batches=1,
-        )
-    assert stopped.value.exit_code == 2
-    assert upstream.saved_steps(tmp_path, "actor") == upstream.saved_steps(tmp_path, "critic") == []
+    assert refusal(capsys, "run", *SMALL_OPTIONS, "--out", out) == (
+        f"the checkpoint of step {LAST} cannot be written (File too large): make room, then go on "
+        "from the one before by --resume"
+    )
+    point = upstream.latest(out, whose(out).id)
+    assert (point.step, point.global_step) == (2, 1)
+    assert not (out / "result.json").exists()
 
 
 def test_figures_that_tensorboard_cannot_write_stop_a_run_and_nobody_waits_for_ever(tmp_path):
@@ -494,9 +492,8 @@ def nan_at_the_third(prompts, completions, **columns):
 
 def test_a_reward_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path, capsys):
     out = tmp_path / "out"
-    assignments = [word for each in SMALL for word in ("--set", each)]
     failing = ("--set", "reward.function=tests.test_resume:nan_at_the_third")
-    told = refusal(capsys, "run", *assignments, *failing, "--out", out)
+    told = refusal(capsys, "run", *SMALL_OPTIONS, *failing, "--out", out)
     assert told.startswith("the reward is not finite in global step 1, rollout: the batch is in ")
     (path,) = (out / "not_finite").iterdir()
     with np.load(path) as batch:
@@ -624,13 +621,14 @@ def test_what_is_told_stands_in_the_readme(line):
     assert any(line in row for row in table.splitlines() if row.startswith("|"))
 
 
-def test_weights_that_are_not_those_the_run_began_with_are_refused(finished_run, tmp_path):
+def test_weights_that_are_not_those_the_run_began_with_are_refused(finished_run, tmp_path, capsys):
     out = tmp_path / "out"
-    recipe = finished_run.recipe
-    policy = pipeline.make_policy(recipe, models.make_mesh(recipe.sharding))
-    with progress.claim(out, recipe, "mended", {}) as kept:
-        pipeline._same_policy(kept, policy)
-        pipeline._same_policy(kept, policy)
-        policy.final_norm.scale.set_value(policy.final_norm.scale.get_value() + 1)
-        with pytest.raises(errors.RunStopped, match="the policy before PPO has checksum"):
-            pipeline._same_policy(kept, policy)
+    shutil.copytree(finished_run.out, out)
+    (out / "result.json").unlink()  # as if the run had been stopped at its end
+    (kept,) = out.rglob("policy.json")
+    began = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**began, "sha256": "0" * 64}))
+    assert refusal(capsys, "run", "--resume", "--out", out) == (
+        f"the policy before PPO has checksum {began['sha256'][:12]}, the run in {out} began with "
+        "000000000000: give the checkpoint and the libraries that it began with, or begin anew"
+    )
