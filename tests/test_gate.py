@@ -318,8 +318,26 @@ def test_each_figure_is_watched_both_ways(figure):
     assert better.text.startswith("stale baseline, run `gate --update-baseline")
 
 
-def test_a_missing_and_a_new_benchmark_are_loud():
-    found = exact.compare(record({"old": {"flops": 1}}), record({"new": {"flops": 1}}))
+@pytest.mark.parametrize("figure", FIGURES)
+def test_better_than_what_was_measured_beside_it_is_no_failure(figure):
+    up, down = (
+        exact.compare(record({"step": {figure: 10}}), record({"step": {figure: n}}), stored=False)
+        for n in (11, 9)
+    )
+    (worse,), (better,) = (up, down) if exact.FIGURES[figure] == "less" else (down, up)
+    assert (worse.verdict, better.verdict) == (Verdict.FAIL, Verdict.PASS)
+    assert better.text.startswith("better by ")
+    both = {figure: 10, "output_bytes": 10, "temp_bytes": 10}
+    mixed = {**both, "output_bytes": 9, "temp_bytes": 11}
+    (found,) = exact.compare(record({"step": both}), record({"step": mixed}), stored=False)
+    assert found.verdict == Verdict.FAIL
+    assert exact.UPDATE not in found.text
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_missing_and_a_new_benchmark_are_loud(stored):
+    old, new = record({"old": {"flops": 1}}), record({"new": {"flops": 1}})
+    found = exact.compare(old, new, stored=stored)
     assert {each.subject: each.text.split(":")[0] for each in found} == {
         "new": "new",
         "old": "missing",

@@ -1,14 +1,15 @@
 """The exact tier: figures that are the same at every run, so that any change is one.
 
-More of what costs is a regression. Less of it fails too: the baseline is then
-stale, and the next regression could hide below it.
+More of what costs is a regression. Less of it fails too where the baseline is
+a stored one: it is then stale, and the next regression could hide below it. A
+baseline that is measured at the same time cannot be stale.
 """
 
 from collections.abc import Mapping
 from typing import Literal
 
 from harness.gate import records
-from harness.gate.verdict import Finding, Verdict
+from harness.gate.verdict import AS_BEFORE, Finding, Verdict
 
 Better = Literal["less", "more"]
 
@@ -27,12 +28,16 @@ FIGURES: Mapping[str, Better] = {
 UPDATE = "run `gate --update-baseline --reason WHY`"
 
 
-def compare(baseline: records.Record, candidate: records.Record) -> tuple[Finding, ...]:
+def compare(
+    baseline: records.Record, candidate: records.Record, *, stored: bool = True
+) -> tuple[Finding, ...]:
     """Holds a candidate's figures to a baseline's.
 
     Args:
       baseline: What was measured before.
       candidate: What is judged.
+      stored: Whether the baseline is kept for later candidates too, and so must
+        be renewed when a candidate is better.
 
     Returns:
       A finding per benchmark. If the two were not measured under like
@@ -51,27 +56,28 @@ def compare(baseline: records.Record, candidate: records.Record) -> tuple[Findin
             ),
         )
     return tuple(
-        _compare_one(name, baseline.exact.get(name), candidate.exact.get(name))
+        _compare_one(name, baseline.exact.get(name), candidate.exact.get(name), stored)
         for name in sorted({*baseline.exact, *candidate.exact})
     )
 
 
 def _compare_one(
-    name: str, old: Mapping[str, int] | None, new: Mapping[str, int] | None
+    name: str, old: Mapping[str, int] | None, new: Mapping[str, int] | None, stored: bool
 ) -> Finding:
+    if_meant = f"; if it is meant, {UPDATE}" if stored else ""
     if new is None:
         return Finding(
             "exact",
             name,
             Verdict.FAIL,
-            f"missing: only the baseline has it; if it was meant to go, {UPDATE}",
+            f"missing: only the baseline has it{if_meant}",
         )
     if old is None:
         return Finding(
             "exact",
             name,
             Verdict.FAIL,
-            f"new: no baseline holds it, so that nothing watches it; {UPDATE}",
+            f"new: no baseline holds it, so that nothing watches it{if_meant}",
         )
     worse, better, other = [], [], []
     for figure in [each for each in FIGURES if each in old or each in new]:
@@ -85,15 +91,19 @@ def _compare_one(
             (worse if (after > before) == more_is_worse else better).append(said)
     figures = {"baseline": dict(old), "candidate": dict(new)}
     if not (worse or better or other):
-        return Finding("exact", name, Verdict.PASS, "as before", figures)
+        return Finding("exact", name, Verdict.PASS, AS_BEFORE, figures)
     parts = []
     if worse:
         parts.append(f"worse: {', '.join(worse)}")
     if better:
-        parts.append(f"stale baseline, {UPDATE}: better by {', '.join(better)}")
+        parts.append(
+            f"{f'stale baseline, {UPDATE}: ' if stored else ''}better by {', '.join(better)}"
+        )
     if other:
-        parts.append(f"a figure came or went, {UPDATE}: {', '.join(other)}")
-    return Finding("exact", name, Verdict.FAIL, "; ".join(parts), figures)
+        parts.append(f"a figure came or went{f', {UPDATE}' if stored else ''}: {', '.join(other)}")
+    only_better = not (stored or worse or other)
+    verdict = Verdict.PASS if only_better else Verdict.FAIL
+    return Finding("exact", name, verdict, "; ".join(parts), figures)
 
 
 def _count(value: int | None) -> str:

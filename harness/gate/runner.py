@@ -124,7 +124,7 @@ def against(
                 for arm in (baseline, candidate):
                     progress(f"exact figures of {arm.label}")
                     found[arm.name] = measure_exact(arm, plan, caches[arm.name])
-                findings += exact.compare(found["baseline"], found["candidate"])
+                findings += exact.compare(found["baseline"], found["candidate"], stored=False)
                 evidence["exact"] = {
                     name: {"judged": dict(each.judged), "benchmarks": dict(each.exact)}
                     for name, each in found.items()
