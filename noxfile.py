@@ -151,7 +151,7 @@ def gate(session: nox.Session) -> None:
 
 @nox.session
 def gate_study(session: nox.Session) -> None:
-    """Measures how often the time tier is wrong, and writes docs/gate_study.md; an hour."""
+    """Measures how often the time tier is wrong, and writes docs/gate_study.md; half an hour."""
     install(session)
     out = pathlib.Path("runs", "gate_study.jsonl")
     study = ("python", "-m", "benchmarks.gate_study")

@@ -329,6 +329,22 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_the_one_before_
     assert upstream.latest(out, run) == upstream.Point(2, 1)
 
 
+def test_who_resumes_is_told_of_a_checkpoint_that_is_refused_and_loses_nothing(
+    finished_run, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished_run.out, out)
+    (out / "result.json").unlink()  # as if the run had been killed at its end
+    why = truncation(out)
+    code, said, err = call(capsys, "run", "--resume", "--out", out)
+    assert (code, err) == (0, "")
+    told = " ".join(said.split())
+    assert f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: " in told
+    assert why in told
+    assert "training goes on from optimizer step 2" in told
+    assert killing.differences(out, finished_run.out) == []
+
+
 def entry(global_step: int) -> progress.Entry:
     return progress.Entry(global_step, (("actor/train/loss", 0.1 * global_step, global_step),))
 
