@@ -31,7 +31,7 @@ discounts = st.sampled_from([0.0, 0.3, 0.95, 1.0])
 temperatures = st.sampled_from([0.25, 0.7, 1.0, 3.0])
 
 
-def close(found, expected, tolerance=CLOSE):
+def assert_close(found, expected, tolerance=CLOSE):
     """Asserts equality within a tolerance, absolute for small numbers, relative for large."""
     assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
@@ -82,11 +82,11 @@ def numeric_gradient(function, x, step=1e-5):
 def test_odds_of_one_to_three_give_a_quarter_and_three_quarters(scale, temperature):
     logits = np.array([[[0.0, scale * LN3], [0.0, scale * LN3]]])
     found = logprob.token_log_probs(logits, [[0, 1]], temperature)
-    close(found, [[-LN4, LN3 - LN4]])
+    assert_close(found, [[-LN4, LN3 - LN4]])
     # H = 1/4 ln 4 + 3/4 (ln 4 - ln 3).
-    close(logprob.entropy(logits, temperature), LN4 - 0.75 * LN3)
+    assert_close(logprob.entropy(logits, temperature), LN4 - 0.75 * LN3)
     # (onehot - p) / T.
-    close(
+    assert_close(
         logprob.token_log_probs_gradient(logits, [[0, 1]], temperature) * temperature,
         [[[0.75, -0.75], [-0.25, 0.25]]],
     )
@@ -94,8 +94,8 @@ def test_odds_of_one_to_three_give_a_quarter_and_three_quarters(scale, temperatu
 
 def test_a_barred_token_changes_nothing_for_the_others():
     logits = np.array([0.0, -INF, LN3])
-    close(logprob.log_softmax(logits), [-LN4, -INF, LN3 - LN4])
-    close(logprob.entropy(logits), LN4 - 0.75 * LN3)
+    assert_close(logprob.log_softmax(logits), [-LN4, -INF, LN3 - LN4])
+    assert_close(logprob.entropy(logits), LN4 - 0.75 * LN3)
     assert logprob.token_log_probs(logits, 1) == -INF
     assert logprob.token_log_probs_gradient(logits, 2)[1] == 0
     assert logprob.entropy_gradient(logits)[1] == 0
@@ -105,7 +105,7 @@ def test_huge_logits_do_not_overflow():
     with np.errstate(all="raise"):
         found = logprob.log_softmax([1e5, 1e5, 1e5 + LN2])
     # exp of the differences is 1, 1, 2; near 1e5 a float64 has 1.5e-11 between neighbours.
-    close(found, [-LN4, -LN4, LN2 - LN4], 1e-10)
+    assert_close(found, [-LN4, -LN4, LN2 - LN4], 1e-10)
 
 
 @generated
@@ -113,8 +113,8 @@ def test_huge_logits_do_not_overflow():
 def test_log_softmax_sums_to_one_and_ignores_a_shift(case, shift):
     logits, _ = case
     found = logprob.log_softmax(logits)
-    close(np.exp(found).sum(-1), 1)
-    close(logprob.log_softmax(logits + shift), found)
+    assert_close(np.exp(found).sum(-1), 1)
+    assert_close(logprob.log_softmax(logits + shift), found)
 
 
 @generated
@@ -125,7 +125,7 @@ def test_entropy_lies_between_zero_and_the_log_of_the_tokens_left(case, temperat
     assert (found >= -1e-12).all()
     assert (found <= np.log(np.isfinite(logits).sum(-1)) + 1e-12).all()
     level = np.where(np.isfinite(logits), 5.0, -INF)
-    close(logprob.entropy(level, temperature), np.log(np.isfinite(logits).sum(-1)))
+    assert_close(logprob.entropy(level, temperature), np.log(np.isfinite(logits).sum(-1)))
 
 
 @generated
@@ -134,7 +134,7 @@ def test_gradient_of_token_log_probs_matches_differences(case, temperature):
     logits, ids = case
     logits = np.where(np.isneginf(logits), 0.5, logits)  # A barred token has no log-prob to move.
     weights = np.arange(1.0, ids.size + 1).reshape(ids.shape)
-    close(
+    assert_close(
         weights[..., None] * logprob.token_log_probs_gradient(logits, ids, temperature),
         numeric_gradient(
             lambda z: (weights * logprob.token_log_probs(z, ids, temperature)).sum(), logits
@@ -147,7 +147,7 @@ def test_gradient_of_token_log_probs_matches_differences(case, temperature):
 @given(tokens(), temperatures)
 def test_gradient_of_entropy_matches_differences(case, temperature):
     logits, _ = case
-    close(
+    assert_close(
         logprob.entropy_gradient(logits, temperature),
         numeric_gradient(lambda z: logprob.entropy(z, temperature).sum(), logits),
         10 * NUMERIC,  # As above.
@@ -176,7 +176,7 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
 )
 def test_kl_of_a_half_and_a_quarter(estimator, expected):
     found = kl.kl([[-LN2, -1.0]], [[-LN4, -1.0]], estimator)
-    close(found, [[expected, 0]])
+    assert_close(found, [[expected, 0]])
 
 
 @generated
@@ -186,7 +186,7 @@ def test_two_estimators_have_the_divergence_as_their_expectation(logits):
     exact = (np.exp(policy) * (policy - reference)).sum()
     for estimator in ("kl", "low_var_kl"):
         expectation = (np.exp(policy) * kl.kl(policy, reference, estimator)).sum()
-        close(expectation, exact)
+        assert_close(expectation, exact)
 
 
 @generated
@@ -218,8 +218,8 @@ def test_an_unknown_estimator_and_unlike_shapes_are_refused():
 def test_masked_statistics_of_one_two_and_four():
     x, mask = [[1.0, 2.0], [9.0, 4.0]], [[1, 1], [0, 1]]
     # Mean 7/3; deviations -4/3, -1/3, 5/3; squares sum to 42/9; over n - 1 = 2: 7/3.
-    close(advantage.masked_mean(x, mask), 7 / 3)
-    close(advantage.masked_variance(x, mask), 7 / 3)
+    assert_close(advantage.masked_mean(x, mask), 7 / 3)
+    assert_close(advantage.masked_variance(x, mask), 7 / 3)
     assert_array_equal(advantage.masked_mean(x, mask, axis=0), [1, 3])
     assert_array_equal(advantage.masked_mean(x, mask, axis=1), [1.5, 4])
 
@@ -245,11 +245,11 @@ def test_whitened_tokens_have_mean_zero_variance_one_and_no_memory_of_scale(case
     assume(advantage.masked_variance(x, mask) > 1e-2)
     white = advantage.whiten(x, mask, epsilon=0.0)
     rounding = 1e-10  # Of a mean below 20, against a spread above 0.1.
-    close(white[mask].mean(), 0, rounding)
-    close(white[mask].var(ddof=1), 1, rounding)
+    assert_close(white[mask].mean(), 0, rounding)
+    assert_close(white[mask].var(ddof=1), 1, rounding)
     assert (white[~mask] == 0).all()
     moved = advantage.whiten(shift + scale * x, mask, epsilon=0.0)
-    close(moved, white, rounding)
+    assert_close(moved, white, rounding)
 
 
 @pytest.mark.parametrize("mask", [[[0, 0, 0]], [[0, 1, 0]], [[1, 1, 1]]])
@@ -303,8 +303,8 @@ def test_holes_are_as_though_the_row_had_been_collapsed(case, gamma, gae_lambda,
     )
     for row, real in enumerate(mask):
         expected = by_definition(rewards[row, real], values[row, real], gamma, gae_lambda)
-        close(advantages[row, real], expected)
-    close(returns[mask], (advantages + values)[mask])
+        assert_close(advantages[row, real], expected)
+    assert_close(returns[mask], (advantages + values)[mask])
     assert (advantages[~mask] == 0).all()
     assert (returns[~mask] == 0).all()
 
@@ -317,9 +317,9 @@ def test_lambda_zero_gives_the_one_step_error_and_gamma_zero_the_reward_less_the
     myopic, returns = advantage.gae(rewards, values, mask, 0.0, rate)
     for row, real in enumerate(mask):
         r, v = rewards[row, real], values[row, real]
-        close(one_step[row, real], r + rate * np.append(v, 0)[1:] - v)
-        close(myopic[row, real], r - v)
-        close(returns[row, real], r)
+        assert_close(one_step[row, real], r + rate * np.append(v, 0)[1:] - v)
+        assert_close(myopic[row, real], r - v)
+        assert_close(returns[row, real], r)
 
 
 @generated
@@ -328,8 +328,8 @@ def test_lambda_and_gamma_one_give_the_rewards_to_come_less_the_value(case):
     rewards, values, mask = case
     advantages, returns = advantage.gae(rewards, values, mask, 1.0, 1.0)
     to_come = np.where(mask, rewards, 0)[:, ::-1].cumsum(1)[:, ::-1]
-    close(returns[mask], to_come[mask])
-    close(advantages[mask], (to_come - values)[mask])
+    assert_close(returns[mask], to_come[mask])
+    assert_close(advantages[mask], (to_come - values)[mask])
 
 
 @generated
@@ -340,7 +340,7 @@ def test_values_that_foresee_every_reward_leave_no_advantage(case, gamma, gae_la
     for row, real in enumerate(mask):
         values[row, real] = by_definition(rewards[row, real], np.zeros(real.sum()), gamma, 1.0)
     advantages, _ = advantage.gae(rewards, values, mask, gamma, gae_lambda)
-    close(advantages, 0)
+    assert_close(advantages, 0)
 
 
 def test_gae_refuses_arrays_that_are_not_batches():
@@ -370,12 +370,12 @@ def test_policy_loss_over_a_grid_of_ratios(epsilon_c, last, lower, moving):
     old = np.full(RATIOS.shape, -2.0)
     arguments = (np.log(RATIOS) + old, old, ADVANTAGES, np.ones((2, 4)), 0.25, 0.5, epsilon_c)
     found = loss.policy_loss(*arguments)
-    close(found.per_token, [[-0.5, 0.75, -1.5, 2], [-1, 1, last, 0]])
+    assert_close(found.per_token, [[-0.5, 0.75, -1.5, 2], [-1, 1, last, 0]])
     # The first seven but the last but one sum to 3/4.
-    close(found.loss, (0.75 + last) / 8)
-    close(found.ratio, RATIOS)
+    assert_close(found.loss, (0.75 + last) / 8)
+    assert_close(found.ratio, RATIOS)
     assert (found.clip_fraction, found.lower_clip_fraction) == (0.25, lower)
-    close(loss.policy_loss_gradient(*arguments) * 8, [[-0.5, 0, 0, 2], [-1, 1, moving, 0]])
+    assert_close(loss.policy_loss_gradient(*arguments) * 8, [[-0.5, 0, 0, 2], [-1, 1, moving, 0]])
 
 
 def test_losses_are_means_over_tokens_not_over_rows():
@@ -393,7 +393,7 @@ def test_a_ratio_of_one_gives_minus_the_mean_advantage_and_clips_nothing(case, e
     log_probs, advantages, mask = case
     found = loss.policy_loss(log_probs, log_probs, advantages, mask, 0.0, 0.2, epsilon_c)
     expected = -advantages[mask].mean() if mask.any() else 0
-    close(found.loss, expected)
+    assert_close(found.loss, expected)
     assert (found.ratio == 1).all()
     assert (found.clip_fraction, found.lower_clip_fraction) == (0, 0)
 
@@ -408,7 +408,7 @@ def test_the_second_clip_bounds_the_loss_of_negative_advantages_and_no_other(cas
     assert_array_equal(dual.per_token, np.minimum(single.per_token, bound))
     assert dual.clip_fraction == single.clip_fraction
     acts = (single.per_token > bound)[mask]
-    close(dual.lower_clip_fraction, acts.mean() if mask.any() else 0)
+    assert_close(dual.lower_clip_fraction, acts.mean() if mask.any() else 0)
 
 
 @generated
@@ -419,7 +419,7 @@ def test_the_clip_only_ever_makes_the_objective_worse(case):
     plain = np.where(mask, -np.exp(difference) * advantages, 0)
     assert (found.per_token >= plain).all()
     worse = (found.per_token > plain)[mask]
-    close(found.clip_fraction, worse.mean() if mask.any() else 0)
+    assert_close(found.clip_fraction, worse.mean() if mask.any() else 0)
 
 
 @generated
@@ -431,7 +431,7 @@ def test_gradient_of_the_policy_loss_matches_differences(case, epsilon_c):
     rest = (old, advantages, mask, 0.2, 0.3, epsilon_c)
     found = loss.policy_loss_gradient(new, *rest)
     expected = numeric_gradient(lambda x: loss.policy_loss(x, *rest).loss, new)
-    close(found, expected, NUMERIC)
+    assert_close(found, expected, NUMERIC)
     assert (found[~mask] == 0).all()
 
 
@@ -481,7 +481,7 @@ def test_a_wide_range_leaves_the_mean_squared_error(case):
     values, old, returns, mask = case
     found = loss.value_loss(values, old, returns, mask, 100.0)
     squares = ((values - returns) ** 2)[mask]
-    close(found.loss, squares.mean() / 2 if mask.any() else 0)
+    assert_close(found.loss, squares.mean() / 2 if mask.any() else 0)
     assert found.clip_fraction == 0
     narrow = loss.value_loss(values, old, returns, mask, 0.1)
     assert (narrow.per_token >= found.per_token).all()
@@ -498,7 +498,7 @@ def test_gradient_of_the_value_loss_matches_differences(case):
     assume(not (equal & (clipped != values)).any())
     found = loss.value_loss_gradient(values, old, returns, mask, 0.3)
     expected = numeric_gradient(lambda x: loss.value_loss(x, old, returns, mask, 0.3).loss, values)
-    close(found, expected, NUMERIC)
+    assert_close(found, expected, NUMERIC)
     assert (found[~mask] == 0).all()
 
 
@@ -521,9 +521,9 @@ def test_the_entropy_bonus_is_the_mean_over_real_tokens():
     # Entropies ln 2 and ln 4 - 3/4 ln 3; the third token is masked.
     logits = [[[0.0, 0.0], [0.0, LN3], [7.0, 1.0]]]
     expected = (LN2 + LN4 - 0.75 * LN3) / 2
-    close(loss.entropy_bonus(logits, [[1, 1, 0]]), expected)
+    assert_close(loss.entropy_bonus(logits, [[1, 1, 0]]), expected)
     doubled = 2 * np.array(logits)
-    close(loss.entropy_bonus(doubled, [[1, 1, 0]], 2.0), expected)
+    assert_close(loss.entropy_bonus(doubled, [[1, 1, 0]], 2.0), expected)
 
 
 @generated
@@ -533,7 +533,7 @@ def test_gradient_of_the_entropy_bonus_matches_differences(case, data, temperatu
     mask = data.draw(masks(ids.shape))
     found = loss.entropy_bonus_gradient(logits, mask, temperature)
     expected = numeric_gradient(lambda z: loss.entropy_bonus(z, mask, temperature), logits)
-    close(found, expected, 10 * NUMERIC)  # As for the entropy.
+    assert_close(found, expected, 10 * NUMERIC)  # As for the entropy.
     assert (found[~mask] == 0).all()
 
 
