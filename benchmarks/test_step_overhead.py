@@ -2,8 +2,9 @@
 
 Three trainings of the same recipe and weights live in one process and take
 turns, a global step each: a plain Tunix script, and what `run` does (journal,
-guards and all), with Tunix as installed and with the mends. Only ratios within a turn are looked
-at, so that what else the machine does meanwhile meets all three alike.
+guards and all), with Tunix as installed and with the mends. Only ratios within
+a turn are looked at, so that what else the machine does meanwhile meets all
+three alike.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Turns:
         self.wall: dict[str, list[float]] = {name: [] for name in names}
         self.cpu: dict[str, list[float]] = {name: [] for name in names}
 
-    def batches(self, name: str, source: list[Any], models: Any) -> Iterator[Any]:
+    def batches(self, name: str, source: list[Any], trained: Any) -> Iterator[Any]:
         # Upstream looks at the first batch before its first step.
         yield source[0]
         for batch in source[1:]:
@@ -59,7 +60,7 @@ class Turns:
             wall, cpu = time.perf_counter(), time.process_time()
             yield batch
             # What is still computed belongs to this turn, not to the next one's.
-            jax.block_until_ready(jax.tree.leaves(nnx.state(models, nnx.Param)))
+            jax.block_until_ready(jax.tree.leaves(nnx.state(trained, nnx.Param)))
             self.wall[name].append(time.perf_counter() - wall)
             self.cpu[name].append(time.process_time() - cpu)
             self._pass_on()
@@ -193,14 +194,7 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
                 # An iterator is all that upstream asks of training data.
                 dataclasses.replace(dataset, train=batches, validation=None),  # type: ignore[arg-type]
                 functools.partial(
-                    upstream.make_cluster,
-                    recipe,
-                    mesh=mesh,
-                    actor=actor,
-                    critic=critic,
-                    tokenizer=tok,
-                    directory=kept.out,
-                    mends=mends,
+                    upstream.make_cluster, mesh=mesh, actor=actor, critic=critic, tokenizer=tok
                 ),
                 rewards.build(recipe.reward),
                 mends=mends,

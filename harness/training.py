@@ -64,7 +64,7 @@ def train(
     Args:
       recipe: What to run.
       dataset: Batches.
-      make_cluster: `harness.upstream.make_cluster` with all but `note`.
+      make_cluster: `harness.upstream.make_cluster` with the models, the mesh and the tokenizer.
       reward_fn: Scores completions.
       mends: Ids of the mends.
       kept: The run's folder.
@@ -92,7 +92,7 @@ def train(
         events.unlink()  # written anew from the journal
     if kept.resumed:
         options.say(f"training goes on from optimizer step {point.step}")
-    cluster = make_cluster(note={"run": run})
+    cluster = make_cluster(recipe, directory=out, mends=mends, note={"run": run})
     scalars = upstream.Scalars(cluster)
     scalars.tell_again(before)
     watch = _Watch(kept, scalars, options)

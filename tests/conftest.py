@@ -67,6 +67,7 @@ SMALL = (
     "warm_start.check_every=10",
     "checkpoints.save_interval_steps=3",
 )
+SMALL_OPTIONS = tuple(word for each in SMALL for word in ("--set", each))
 
 
 # The longest first, so that no worker is left with one of them at the end; but

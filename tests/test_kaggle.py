@@ -20,7 +20,7 @@ from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
 from harness.models import checkpoint, gemma, kaggle, probe
-from tests.conftest import SMALL, small_recipe
+from tests.conftest import SMALL, SMALL_OPTIONS, small_recipe
 from tests.test_cli import call
 
 HANDLE = "google/gemma-3/flax/gemma3-1b-it"
@@ -225,14 +225,9 @@ def test_what_was_loaded_is_described(published):
 def test_log_probs_of_a_prompt_are_made_by_the_command_and_tell_models_apart(
     published, capsys, tmp_path
 ):
-    options = [
-        word
-        for each in ("model.weights=checkpoint", f"model.checkpoint={published}")
-        for word in ("--set", each)
-    ]
-    small = [word for each in SMALL for word in ("--set", each)]
+    options = ("--set", "model.weights=checkpoint", "--set", f"model.checkpoint={published}")
     file = tmp_path / "log_probs.json"
-    code, out, err = call(capsys, "make-log-probs", file, *small, *options)
+    code, out, err = call(capsys, "make-log-probs", file, *SMALL_OPTIONS, *options)
     assert (code, err) == (0, "")
     assert str(file) in out
     stored = json.loads(file.read_text())

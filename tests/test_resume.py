@@ -29,15 +29,13 @@ from harness.errors import HarnessError
 from harness.upstream import cluster as cluster_lib
 from harness.upstream import rehearsal
 from tests import killing
-from tests.conftest import SMALL, small_recipe
+from tests.conftest import SMALL, SMALL_OPTIONS, small_recipe
 from tests.test_cli import ROOT, call
 
 # Optimizer step of the small recipe's last checkpoint.
 LAST = accounting.account(
     small_recipe(), overshoots=upstream.standing("max-steps-overshoot")
 ).checkpoint_steps[-1]
-
-SMALL_OPTIONS = tuple(word for each in SMALL for word in ("--set", each))
 
 
 class Killed(BaseException):
@@ -186,8 +184,8 @@ def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, caps
         f"the checkpoint of step {LAST} cannot be written (File too large): make room, then go on "
         "from the one before by --resume"
     )
-    point = upstream.latest(out, whose(out).id)
-    assert (point.step, point.global_step) == (2, 1)
+    assert upstream.latest(out, whose(out).id) == upstream.Point(2, 1)
+    assert upstream.saved_steps(out, "actor") == upstream.saved_steps(out, "critic") == [2]
     assert not (out / "result.json").exists()
 
 
@@ -329,12 +327,19 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_the_one_before_
     assert upstream.latest(out, run) == upstream.Point(2, 1)
 
 
-def test_who_resumes_is_told_of_a_checkpoint_that_is_refused_and_loses_nothing(
-    finished_run, tmp_path, capsys
-):
+@pytest.fixture
+def all_but_finished(finished_run, tmp_path) -> pathlib.Path:
+    """A run that ended just before it wrote its result."""
     out = tmp_path / "out"
     shutil.copytree(finished_run.out, out)
-    (out / "result.json").unlink()  # as if the run had been killed at its end
+    (out / "result.json").unlink()
+    return out
+
+
+def test_who_resumes_is_told_of_a_checkpoint_that_is_refused_and_loses_nothing(
+    finished_run, all_but_finished, capsys
+):
+    out = all_but_finished
     why = truncation(out)
     code, said, err = call(capsys, "run", "--resume", "--out", out)
     assert (code, err) == (0, "")
@@ -637,10 +642,8 @@ def test_what_is_told_stands_in_the_readme(line):
     assert any(line in row for row in table.splitlines() if row.startswith("|"))
 
 
-def test_weights_that_are_not_those_the_run_began_with_are_refused(finished_run, tmp_path, capsys):
-    out = tmp_path / "out"
-    shutil.copytree(finished_run.out, out)
-    (out / "result.json").unlink()  # as if the run had been stopped at its end
+def test_weights_that_are_not_those_the_run_began_with_are_refused(all_but_finished, capsys):
+    out = all_but_finished
     (kept,) = out.rglob("policy.json")
     began = json.loads(kept.read_text())
     kept.write_text(json.dumps({**began, "sha256": "0" * 64}))

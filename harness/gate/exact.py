@@ -64,6 +64,7 @@ def compare(
 def _compare_one(
     name: str, old: Mapping[str, int] | None, new: Mapping[str, int] | None, stored: bool
 ) -> Finding:
+    stale = f"stale baseline, {UPDATE}: " if stored else ""
     if_meant = f"; if it is meant, {UPDATE}" if stored else ""
     if new is None:
         return Finding(
@@ -96,13 +97,10 @@ def _compare_one(
     if worse:
         parts.append(f"worse: {', '.join(worse)}")
     if better:
-        parts.append(
-            f"{f'stale baseline, {UPDATE}: ' if stored else ''}better by {', '.join(better)}"
-        )
+        parts.append(f"{stale}better by {', '.join(better)}")
     if other:
-        parts.append(f"a figure came or went{f', {UPDATE}' if stored else ''}: {', '.join(other)}")
-    only_better = not (stored or worse or other)
-    verdict = Verdict.PASS if only_better else Verdict.FAIL
+        parts.append(f"a figure came or went: {', '.join(other)}{if_meant}")
+    verdict = Verdict.FAIL if worse or other or stored else Verdict.PASS
     return Finding("exact", name, verdict, "; ".join(parts), figures)
 
 
