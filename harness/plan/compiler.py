@@ -85,7 +85,8 @@ class Compiler:
         """
         if store.versions()["libtpu"] is None:
             raise errors.HarnessError(
-                "the TPU compiler is not installed: pip install 'tunix-ppo-harness[tpu-compiler]'"
+                "the TPU compiler is not installed: pip install 'tunix-ppo-harness[tpu-compiler]' "
+                "(its wheel is for Linux on x86-64)"
             )
         self.place = place
         self.workers = workers or workers_that_fit(

@@ -8,6 +8,7 @@ libraries print goes to the standard error.
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -73,12 +74,19 @@ def not_passed_on(place: chips.Slice, outside: Mapping[str, str]) -> tuple[str, 
     return tuple(
         name
         for name, value in sorted(outside.items())
-        # What `plan` sets itself is none of the user's settings.
-        if name != "JAX_PLATFORMS"
+        # What `plan` and JAX set themselves is none of the user's settings.
+        if name not in ("JAX_PLATFORMS", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION")
+        and not (name == "TPU_LIBRARY_PATH" and _is_installed_compiler(value))
         and value.strip()
         and _OF_COMPILERS.fullmatch(name)
         and own.get(name) != value
     )
+
+
+def _is_installed_compiler(path: str) -> bool:
+    spec = importlib.util.find_spec("libtpu")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return os.path.dirname(path) in folders
 
 
 def refusal(message: str) -> store.Refusal:
