@@ -590,7 +590,7 @@ def plan(
             place,
             store.Store(compiler_flags=compiler_flags),
             workers=workers,
-            progress=lambda text: said.print(escape(text), style="dim"),
+            progress=lambda text: said.print(escape(text), style="dim", soft_wrap=True),
         ) as compiling,
     ):
         planner = planning.Planner(recipe, mode, compiling)

@@ -348,7 +348,11 @@ def test_no_variable_of_the_user_reaches_the_compiler():
 def test_what_is_not_passed_on_is_reported_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_foo")
     lines: list[str] = []
-    compiler.Compiler(chips.find("v6e-1"), store.Store(tmp_path), progress=lines.append)
+    place = chips.find("v6e-1")
+    monkeypatch.setattr(store, "versions", lambda: {"libtpu": "1"})
+    with compiler.Compiler(place, store.Store(tmp_path), progress=lines.append):
+        assert "XLA_FLAGS" not in os.environ
+    assert os.environ["XLA_FLAGS"] == "--xla_foo"
     assert len(lines) == 1
     assert "XLA_FLAGS" in lines[0]
     assert "--compiler-flags" in lines[0]

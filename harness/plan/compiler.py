@@ -106,14 +106,20 @@ class Compiler:
         for _ in range(self.workers):
             self._free.put(None)
         self._started: list[Answerer] = []
+        self._outside: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Compiler":
-        """Begins."""
+        """Begin; until the end this process, too, is without the user's compiler variables."""
+        # JAX's own CPU backend starts here for arithmetic, and an unknown flag ends it.
+        for name in self.not_passed_on:
+            if name in os.environ:
+                self._outside[name] = os.environ.pop(name)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Ends every process."""
+        """End every process."""
+        os.environ.update(self._outside)
         for process in self._started:
             process.end()
 
