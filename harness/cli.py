@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import downloads
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from harness.files import write_whole
@@ -197,6 +198,8 @@ def run(
     exit code is 143; a second one ends the run at once.
     """
     recipe, mode = _recipe_of_run(mode, out, resume, recipe_options)
+    if not (resume and (out / "result.json").exists()):
+        downloads.check(recipe)
     _quiet_libraries()
     from harness import pipeline
 
@@ -262,6 +265,8 @@ def e2e(
     from harness import pipeline
 
     recipe = e2e_lib.recipe_for(_load_recipe(**recipe_options), device, max_batches)
+    if not (resume and (out / "result.json").exists()):
+        downloads.check(recipe)
     console = Console()
     console.print(_check_table(e2e_lib.examine(recipe)))
     chip = e2e_lib.chip()
@@ -287,9 +292,11 @@ def _recipe_of_run(
     mode: Any, out: pathlib.Path, resume: bool, recipe_options: dict[str, Any]
 ) -> tuple[recipe_lib.Recipe, Any]:
     """Gives recipe and mode: those of the run in `out`, if it goes on and none are given."""
+    if not resume:
+        return _load_recipe(**recipe_options), mode
     from harness import progress
 
-    found = progress.identity_of(out) if resume else None
+    found = progress.identity_of(out)
     if found is None:
         return _load_recipe(**recipe_options), mode
     context = click.get_current_context()
@@ -645,6 +652,7 @@ def make_tokenizer(path: pathlib.Path, vocab_size: int) -> None:
 def make_log_probs(path: pathlib.Path, **recipe_options: Any) -> None:
     """Write the model's log-probs of a fixed prompt to PATH, to hold later loads to."""
     recipe = _load_recipe(**recipe_options)
+    downloads.check(recipe_lib.replace(recipe, "data.source=arithmetic"))  # weights alone
     _quiet_libraries()
     from harness import models, pipeline
     from harness import tokenizer as tokenizer_lib

@@ -175,7 +175,7 @@ def run(
             doing("prepare")
             reward_fn = rewards.build(recipe.reward)
             mesh = models.make_mesh(recipe.sharding)
-            local = kaggle.local(recipe)
+            local = kaggle.local(recipe, options.say)
             tokenizer = tokenizer_lib.load(local)
             dataset = data.load(recipe, tokenizer)
             policy = make_policy(local, mesh)
