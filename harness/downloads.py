@@ -123,7 +123,7 @@ def cached_model(handle: str) -> pathlib.Path | None:
         above = pathlib.Path(held.get_path(model.with_version(1))).parent
         with contextlib.suppress(OSError):
             names = (child.name for child in above.iterdir())
-            versions = sorted((int(name) for name in names if re.fullmatch(r"\d+", name)))
+            versions = sorted(int(name) for name in names if re.fullmatch(r"\d+", name))
     for version in reversed(versions):
         found = held.load_from_cache(model.with_version(version))
         if found:

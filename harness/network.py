@@ -28,9 +28,10 @@ _Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple]
 def unreachable(url: str, seconds: float | None = None) -> str | None:
     """Return why the host of an address cannot be reached, or `None` if it can.
 
-    A host that accepts a connection may still refuse the download. Proxies are those that `requests` would use (`https_proxy`,
-    `all_proxy`, `no_proxy` and so on); of a proxy only host and port are named,
-    since its address may hold a password.
+    A host that accepts a connection may still refuse the download. Proxies are
+    those that `requests` would use (`https_proxy`, `all_proxy`, `no_proxy` and
+    so on); of a proxy only host and port are named, since its address may hold
+    a password.
 
     Args:
       url: What would be downloaded.

@@ -147,6 +147,7 @@ def run(
       HarnessError: Something given cannot be used; nothing is left in `out`.
     """
     models.one_host()
+    upstream.check_backends(recipe)
     console = console or Console(quiet=True)
     show = _Show(console)
     phases = Phases()
