@@ -42,6 +42,13 @@ def check(recipe: recipe_lib.Recipe) -> None:
     wandb = _import_wandb()
     if os.environ.get("WANDB_MODE", "").lower() in _OFFLINE:
         return
+    address = os.environ.get("WANDB_BASE_URL") or getattr(wandb.Settings(), "base_url", None)
+    reason = network.unreachable(str(address)) if address else None
+    if reason:
+        raise errors.HarnessError(
+            f"{_WANDB} cannot be reached ({reason}): check the network, set WANDB_MODE=offline, "
+            f"or {_OUT}"
+        )
     try:
         present = wandb.login(prompt=False)
     except TypeError:  # a release without the option, which would ask on the terminal
@@ -51,13 +58,6 @@ def check(recipe: recipe_lib.Recipe) -> None:
     if not present:
         raise errors.HarnessError(
             f"{_WANDB} has no API key: set WANDB_API_KEY, set WANDB_MODE=offline, or {_OUT}"
-        )
-    address = os.environ.get("WANDB_BASE_URL") or getattr(wandb.Settings(), "base_url", None)
-    reason = network.unreachable(str(address)) if address else None
-    if reason:
-        raise errors.HarnessError(
-            f"{_WANDB} cannot be reached ({reason}): check the network, set WANDB_MODE=offline, "
-            f"or {_OUT}"
         )
 
 
