@@ -1,7 +1,7 @@
 """The command line: parses, calls, prints.
 
 Exit codes: 0 done and good; 1 done, and the answer is no; 2 could not be done,
-with one line that names the thing and the mend.
+with one line that names the thing and the mend; others in `harness.crash`.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import downloads
+from harness import crash, downloads
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from harness.files import write_whole
@@ -36,30 +36,36 @@ def main(argv: list[str] | None = None) -> None:
     Args:
       argv: Arguments after the program's name; those of the process if none.
     """
+    crash.end(lambda: run_command(argv))
+
+
+def run_command(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+      argv: Arguments after the program's name; those of the process if none.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      HarnessError: What was asked cannot be done.
+    """
     try:
         with _own_words():
-            code = cli.main(args=argv, prog_name="ppo-harness", standalone_mode=False)
-    except HarnessError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        code = error.exit_code
+            return cli.main(args=argv, prog_name="ppo-harness", standalone_mode=False) or 0
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = 130
-    sys.exit(code or 0)
+        raise HarnessError(error.format_message()) from None
+    except click.Abort:
+        raise KeyboardInterrupt from None
 
 
 def command() -> None:
     """Is `main` for a shell: what threads say while the interpreter goes is not heard."""
     try:
         main()
-    except SystemExit:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        raise
+    finally:
+        crash.quiet_end()
 
 
 @contextlib.contextmanager
@@ -139,7 +145,17 @@ def _load_recipe(
     )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands that leave it to `harness.crash` how a broken pipe ends."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise crash.BrokenPipe(error) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tunix-ppo-harness")
 def cli() -> None:
     """Tunix PPO on GSM8K: is it right, does it learn, will it fit, did it get worse?"""

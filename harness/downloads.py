@@ -30,12 +30,14 @@ def check(recipe: recipe_lib.Recipe) -> None:
     Raises:
       HarnessError: A download that the recipe needs cannot be reached.
     """
+    checkpoint = recipe.model.checkpoint or ""
+    if recipe.model.weights == "checkpoint" and not checkpoint:
+        return  # it is refused for that, whatever the network
     kind, _, folder = recipe.data.source.partition(":")
     if kind == "tfds" and "://" not in folder:
         place = pathlib.Path(folder).expanduser() if folder else gsm8k_folder()
         if not has_gsm8k(place):
             require_gsm8k_host(str(place))
-    checkpoint = recipe.model.checkpoint or ""
     if recipe.model.weights == "checkpoint" and checkpoint.startswith(KAGGLE):
         handle = checkpoint.removeprefix(KAGGLE)
         if cached_model(handle) is None and (reason := kaggle_unreachable()):

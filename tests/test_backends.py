@@ -153,7 +153,7 @@ def test_a_wandb_run_has_the_recipe_and_an_axis_for_each_group(wandb, tmp_path):
             "group": "run-1",
             "dir": str(tmp_path),
         }
-        logger.log("actor", "loss", np.float32(0.5), "train", 4)
+        logger.log("actor", "loss", np.asarray(0.5), "train", 4)
         logger.log("rewards", "score/mean", 0.25, "train", 0)
         logger.log("actor", "loss", np.array([0.125]), "eval", 4)
         jax.monitoring.record_scalar("/jax/some/figure", 1.0)

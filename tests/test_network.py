@@ -148,7 +148,8 @@ def test_a_proxy_is_asked_in_place_of_the_host_and_its_password_stays_hidden(
 
 
 def recipe(tmp_path: pathlib.Path, *assignments: str) -> recipe_lib.Recipe:
-    return recipe_lib.load("gemma3-1b", assignments=("data.source=arithmetic", *assignments))
+    local = ("data.source=arithmetic", f"model.checkpoint={tmp_path}")
+    return recipe_lib.load("gemma3-1b", assignments=(*local, *assignments))
 
 
 def test_data_that_is_here_needs_no_network(closed, monkeypatch, tmp_path):
@@ -209,7 +210,7 @@ def test_the_command_looks_before_it_loads_anything(closed, tmp_path, monkeypatc
         "    heavy = {'jax', 'sentencepiece', 'tensorflow_datasets', 'tunix'} & set(sys.modules)\n"
         "    print(sorted(heavy))\n"
     )
-    options = ("--preset", "gemma3-1b", "--out", str(tmp_path / "out"))
+    options = ("--preset", "gemma3-1b", "--checkpoint", "here", "--out", str(tmp_path / "out"))
     for given, said in (
         (("--data", "tfds"), "GSM8K is not in"),
         (("--data", "arithmetic", "--checkpoint", f"kaggle:{HANDLE}"), "Kaggle cannot be reached"),

@@ -94,6 +94,7 @@ class Compiler:
 
         Raises:
           HarnessError: The compiler failed for a reason other than memory.
+          CrashedElsewhere: What builds the program failed.
         """
         known = self._kept.get(job)
         if known is not None:
@@ -162,6 +163,8 @@ class _Process:
                 f"{self._last_words() or 'without a word'}: if memory ran out, close other programs"
             )
         said = json.loads(line)
+        if "crash" in said:
+            raise errors.CrashedElsewhere(f"at {name}: {said['crash']}", said["traceback"])
         if "error" in said:
             raise errors.HarnessError(f"{name} cannot be compiled: {said['error'][:500]}")
         self.grown = said["answer"].get("host_bytes", 0) > _GROWN

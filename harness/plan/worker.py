@@ -11,8 +11,10 @@ import re
 import resource
 import sys
 import time
+import traceback
 from typing import Any, TextIO
 
+from harness.errors import HarnessError
 from harness.plan import chips, store
 
 GIB = 2**30
@@ -71,6 +73,7 @@ class Worker:
         )
         self._devices = np.asarray(description.devices)
         self._jax = jax
+        self.compiler_errors = (jax.errors.JaxRuntimeError,)
         self._built: tuple[Any, Any] | None = None
 
     def answer(self, job: store.Job) -> dict[str, Any]:
@@ -140,14 +143,22 @@ def serve(place: chips.Slice, questions: TextIO, answers: TextIO) -> None:
     Args:
       place: The chips.
       questions: One job a line.
-      answers: One answer a line: `answer`, or `error` with the reason.
+      answers: One answer a line: `answer`; `error` with the reason, where the
+        question cannot be answered; or `crash` and `traceback`.
     """
     worker = Worker(place)
     for line in questions:
         try:
             said: dict[str, Any] = {"answer": worker.answer(store.Job.from_dict(json.loads(line)))}
-        except Exception as error:
+        except HarnessError as error:
+            said = {"error": str(error)}
+        except worker.compiler_errors as error:
             said = {"error": f"{type(error).__name__}: {error}"}
+        except Exception as error:
+            said = {
+                "crash": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+            }
         answers.write(json.dumps(said) + "\n")
         answers.flush()
 
