@@ -674,9 +674,12 @@ def make_log_probs(path: pathlib.Path, **recipe_options: Any) -> None:
     from harness import tokenizer as tokenizer_lib
     from harness.models import kaggle, probe
 
-    recipe = kaggle.local(recipe)
+    def report(line: str) -> None:
+        click.echo(line, err=True)
+
+    recipe = kaggle.local(recipe, report)
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = pipeline.make_policy(recipe, mesh, report)
     probe.write(probe.log_probs(policy, tokenizer_lib.load(recipe), mesh), path)
     click.echo(f"written: {path}")
 
