@@ -248,6 +248,10 @@ def _check_vocabulary(
 
 
 def _unreadable(folder: epath.Path, error: Exception) -> errors.HarnessError:
+    if isinstance(error, PermissionError):
+        return errors.HarnessError(
+            f"checkpoint {folder} cannot be read ({error.strerror}): let this user read all of it"
+        )
     reason = " ".join(str(error).split())[:160]
     return errors.HarnessError(
         f"checkpoint {folder} cannot be read, it is truncated or not an Orbax checkpoint: "
