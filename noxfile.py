@@ -28,14 +28,14 @@ CONFORMANCE = {
 def install(session: nox.Session, *extras: str) -> None:
     """Installs the harness with extras, everything as pinned, build tools too."""
     target = f".[{','.join(extras)}]" if extras else "."
+    env = {"PIP_BUILD_CONSTRAINT": CONSTRAINTS, "UV_BUILD_CONSTRAINT": CONSTRAINTS}
+    pip_install(session, "-c", CONSTRAINTS, "-e", target, env=env)
+
+
+def pip_install(session: nox.Session, *arguments: str, **options: Any) -> None:
+    """Installs packages, or ends with 2: an environment that is missing answers nothing."""
     try:
-        session.install(
-            "-c",
-            CONSTRAINTS,
-            "-e",
-            target,
-            env={"PIP_BUILD_CONSTRAINT": CONSTRAINTS, "UV_BUILD_CONSTRAINT": CONSTRAINTS},
-        )
+        session.install(*arguments, **options)
     except nox.command.CommandFailed:  # nox has shown what the installer said
         raise SystemExit(2) from None
 
@@ -75,7 +75,7 @@ def matrix(session: nox.Session, tunix: str) -> None:
     """The tests on each supported release of Tunix, or on one: -s "matrix(tunix='0.1.6')"."""
     install(session, "dev", "report")
     # The rest of the tested set stays; the releases ask for the same of it.
-    session.install("--no-deps", f"google-tunix=={tunix}")
+    pip_install(session, "--no-deps", f"google-tunix=={tunix}")
     run(
         session,
         *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),

@@ -6,6 +6,7 @@ differ from those of a CPU in the device that `_sharding` names.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -280,6 +281,15 @@ def test_weights_that_are_quantized_are_refused(published, tmp_path):
         )
     with pytest.raises(HarnessError, match=r"holds int8 in .* not quantized"):
         checkpoint.read(model_of(tmp_path / "int8"))
+
+
+def test_files_that_may_not_be_read_are_not_called_truncated(written, monkeypatch):
+    def denied(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointer, "restore", denied)
+    with pytest.raises(HarnessError, match=r"cannot be read \(Permission denied\): let this user"):
+        checkpoint.read(model_of(written / "standard"))
 
 
 @pytest.mark.parametrize(("stored", "asked"), [(576, 512), (512, 576)])

@@ -285,9 +285,6 @@ import pathlib
 SOURCE = pathlib.Path({root!r}, "noxfile.py")
 exec(compile(SOURCE.read_text(), str(SOURCE), "exec"))
 
-def install(session, *extras):
-    pass
-
 @nox.session
 def ends(session):
     run(session, "python", "-c", session.posargs[0])
@@ -295,6 +292,14 @@ def ends(session):
 @nox.session
 def starts(session):
     run(session, "no-such-program")
+
+class Installing:
+    def install(self, *arguments):
+        raise nox.command.CommandFailed("Returned code 1")
+
+@nox.session
+def installs(session):
+    pip_install(Installing(), "nothing")
 """
 
 
@@ -306,6 +311,7 @@ def starts(session):
         ("ends", "raise SystemExit(70)", 70),
         ("ends", "import os; os.kill(os.getpid(), 9)", 137),
         ("starts", "", 2),
+        ("installs", "", 2),
     ],
 )
 def test_sessions_hand_the_code_on(session, program, code, tmp_path):
