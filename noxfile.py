@@ -3,7 +3,9 @@
 import os
 import pathlib
 import platform
+import re
 import shutil
+from typing import Any
 
 import nox
 import nox.command
@@ -27,13 +29,33 @@ CONFORMANCE = {
 def install(session: nox.Session, *extras: str) -> None:
     """Installs the harness with extras, everything as pinned, build tools too."""
     target = f".[{','.join(extras)}]" if extras else "."
-    session.install(
-        "-c",
-        CONSTRAINTS,
-        "-e",
-        target,
-        env={"PIP_BUILD_CONSTRAINT": CONSTRAINTS, "UV_BUILD_CONSTRAINT": CONSTRAINTS},
-    )
+    env = {"PIP_BUILD_CONSTRAINT": CONSTRAINTS, "UV_BUILD_CONSTRAINT": CONSTRAINTS}
+    pip_install(session, "-c", CONSTRAINTS, "-e", target, env=env)
+
+
+def pip_install(session: nox.Session, *arguments: str, **options: Any) -> None:
+    """Installs packages, or ends with 2: an environment that is missing answers nothing."""
+    try:
+        session.install(*arguments, **options)
+    except nox.command.CommandFailed:  # nox has shown what the installer said
+        raise SystemExit(2) from None
+
+
+def run(session: nox.Session, *command: str, **options: Any) -> None:
+    """Runs a command whose exit code is its answer, and ends with that code.
+
+    nox makes 1 of every failure, and 1 is an answer, "no": that it could not
+    be done (2), or crashed (70), must not be taken for it.
+    """
+    try:
+        session.run(*command, **options)
+    except nox.command.CommandFailed as error:
+        found = re.search(r"code (-?\d+)", str(error.reason))
+        code = int(found[1]) if found else 2  # it was not there to be run
+        if code == 1:
+            raise
+        # What a signal ended has minus its number; a shell says 128 more.
+        raise SystemExit(code if code > 0 else 128 - code) from None
 
 
 def _install_for_tests(session: nox.Session) -> None:
@@ -47,7 +69,8 @@ def _install_for_tests(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """The tests, on the CPU, on all its cores."""
     _install_for_tests(session)
-    session.run(
+    run(
+        session,
         *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),
         *session.posargs,
         env=CPU,
@@ -60,8 +83,9 @@ def matrix(session: nox.Session, tunix: str) -> None:
     """The tests on each supported release of Tunix, or on one: -s "matrix(tunix='0.1.6')"."""
     _install_for_tests(session)
     # The rest of the tested set stays; the releases ask for the same of it.
-    session.install("--no-deps", f"google-tunix=={tunix}")
-    session.run(
+    pip_install(session, "--no-deps", f"google-tunix=={tunix}")
+    run(
+        session,
         *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),
         *session.posargs,
         env=CPU,
@@ -78,7 +102,8 @@ def cpu_e2e(session: nox.Session) -> None:
         if "--resume" not in arguments:
             shutil.rmtree(out, ignore_errors=True)
         arguments = ["--out", os.fspath(out), *arguments]
-    session.run(
+    run(
+        session,
         "python",
         *("-m", "harness", "run", "--preset", "tiny", "--require-gain"),
         *arguments,
@@ -110,27 +135,21 @@ def _e2e(session: nox.Session, device: str) -> None:
     if not any(each == "--out" or each.startswith("--out=") for each in arguments):
         arguments = ["--out", os.fspath(pathlib.Path("runs", f"{device}_e2e")), *arguments]
     command = ("python", "-m", "harness", "e2e", "--preset", "gemma3-1b", "--data", "tfds")
-    try:
-        session.run(*command, "--device", device, *arguments)
-    except nox.command.CommandFailed as error:
-        # nox makes 1 of every failure; that a machine lacks the chip is no failed run.
-        if "code 2" in str(error.reason):
-            raise SystemExit(2) from None
-        raise
+    run(session, *command, "--device", device, *arguments)
 
 
 @nox.session
 def kill_study(session: nox.Session) -> None:
     """Kills runs at 20 seeded moments, and holds each resumed run to one never killed."""
     install(session)
-    session.run("python", "-m", "tests.killing", *session.posargs, env=CPU | CONFORMANCE)
+    run(session, "python", "-m", "tests.killing", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
 def mesh_study(session: nox.Session) -> None:
     """Runs the recipe, a resume included, on every mesh of eight devices, and compares them."""
     install(session)
-    session.run("python", "-m", "tests.meshes", *session.posargs, env=CPU | CONFORMANCE)
+    run(session, "python", "-m", "tests.meshes", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
@@ -138,7 +157,8 @@ def conformance(session: nox.Session) -> None:
     """Every property, slow ones too, and every reproduction, on Tunix stock and mended."""
     install(session)
     for mode in ("stock", "mended"):
-        session.run(
+        run(
+            session,
             *("python", "-m", "harness", "check", "--slow", "--upstream", mode),
             *(["--reproduce"] if mode == "stock" else []),
             *session.posargs,
@@ -154,14 +174,14 @@ def bench(session: nox.Session) -> None:
     if not any(each.startswith("--benchmark-json") for each in arguments):
         pathlib.Path("runs").mkdir(exist_ok=True)
         arguments.append(f"--benchmark-json={pathlib.Path('runs', 'bench.json')}")
-    session.run("pytest", "benchmarks", "--benchmark-only", *arguments)
+    run(session, "pytest", "benchmarks", "--benchmark-only", *arguments)
 
 
 @nox.session
 def gate(session: nox.Session) -> None:
     """Holds this checkout to the stored baselines, or to what `--against` names."""
     install(session, "dev")
-    session.run("python", "-m", "harness", "gate", *session.posargs)
+    run(session, "python", "-m", "harness", "gate", *session.posargs)
 
 
 @nox.session
@@ -171,8 +191,8 @@ def gate_study(session: nox.Session) -> None:
     out = pathlib.Path("runs", "gate_study.jsonl")
     study = ("python", "-m", "benchmarks.gate_study")
     env = {**CPU, "PYTHONPATH": os.fspath(pathlib.Path(__file__).parent)}
-    session.run(*study, "collect", "--out", os.fspath(out), *session.posargs, env=env)
-    session.run(*study, "report", os.fspath(out), "--markdown", "docs/gate_study.md", env=env)
+    run(session, *study, "collect", "--out", os.fspath(out), *session.posargs, env=env)
+    run(session, *study, "report", os.fspath(out), "--markdown", "docs/gate_study.md", env=env)
 
 
 @nox.session
@@ -185,7 +205,8 @@ def plan(session: nox.Session) -> None:
     update = len(arguments) < len(session.posargs)
     if update and "--sweep" not in arguments:
         arguments.append("--sweep")  # the committed plan has the walls
-    session.run(
+    run(
+        session,
         *("python", "-m", "harness", "plan", "--preset", "gemma3-1b", "--chip", "v6e-1"),
         *("--json", made),
         *arguments,
@@ -193,10 +214,10 @@ def plan(session: nox.Session) -> None:
         success_codes=[0, 1],  # whether it fits is not the question here
     )
     compare = ("python", "-m", "harness.plan.regression", committed, made)
-    session.run(*compare, *(["--update"] if update else []), env=CPU)
+    run(session, *compare, *(["--update"] if update else []), env=CPU)
     if update:
         picture = "docs/gemma3-1b.v6e-1.svg"
-        session.run("python", "-m", "harness.plan.picture", committed, picture, env=CPU)
+        run(session, "python", "-m", "harness.plan.picture", committed, picture, env=CPU)
 
 
 @nox.session

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import crash
 from harness.gate import arms, runner, statistics, timing
 from harness.gate.verdict import Verdict
 from harness.measure import processor
@@ -274,4 +275,4 @@ def _share(count: int, total: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    crash.end(main)

@@ -9,6 +9,7 @@ three alike.
 
 import dataclasses
 import functools
+import pathlib
 import statistics
 import threading
 import time
@@ -25,11 +26,11 @@ from orbax import checkpoint as ocp
 from tunix.rl import rl_cluster
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import base_rollout
-from tunix.sft import metrics_logger
 
 from harness import data, models, pipeline, progress, rewards, training, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
+from harness.upstream import backends
 
 WARM_UP, TURNS = 4, 48
 
@@ -117,9 +118,7 @@ def plain_learner(
             checkpointing_options=ocp.CheckpointManagerOptions(
                 save_interval_steps=recipe.checkpoints.save_interval_steps, max_to_keep=4
             ),
-            metrics_logging_options=metrics_logger.MetricsLoggerOptions(
-                log_dir=f"{folder}/tensorboard", flush_every_n_steps=20
-            ),
+            metrics_logging_options=backends.logger_options(recipe, pathlib.Path(folder)),
         ),
         rollout_config=base_rollout.RolloutConfig(
             max_tokens_to_generate=recipe.rollout.max_new_tokens,

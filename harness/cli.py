@@ -1,7 +1,7 @@
 """The command line: parses, calls, prints.
 
 Exit codes: 0 done and good; 1 done, and the answer is no; 2 could not be done,
-with one line that names the thing and the mend.
+with one line that names the thing and the mend; others in `harness.crash`.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import crash, downloads
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from harness.files import write_whole
@@ -35,30 +36,36 @@ def main(argv: list[str] | None = None) -> None:
     Args:
       argv: Arguments after the program's name; those of the process if none.
     """
+    crash.end(lambda: run_command(argv))
+
+
+def run_command(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+      argv: Arguments after the program's name; those of the process if none.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      HarnessError: What was asked cannot be done.
+    """
     try:
         with _own_words():
-            code = cli.main(args=argv, prog_name="ppo-harness", standalone_mode=False)
-    except HarnessError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        code = error.exit_code
+            return cli.main(args=argv, prog_name="ppo-harness", standalone_mode=False) or 0
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = 130
-    sys.exit(code or 0)
+        raise HarnessError(error.format_message()) from None
+    except click.Abort:
+        raise KeyboardInterrupt from None
 
 
 def command() -> None:
     """Is `main` for a shell: what threads say while the interpreter goes is not heard."""
     try:
         main()
-    except SystemExit:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        raise
+    finally:
+        crash.quiet_end()
 
 
 @contextlib.contextmanager
@@ -138,7 +145,17 @@ def _load_recipe(
     )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands that leave it to `harness.crash` how a broken pipe ends."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise crash.BrokenPipe(error) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tunix-ppo-harness")
 def cli() -> None:
     """Tunix PPO on GSM8K: is it right, does it learn, will it fit, did it get worse?"""
@@ -197,6 +214,8 @@ def run(
     exit code is 143; a second one ends the run at once.
     """
     recipe, mode = _recipe_of_run(mode, out, resume, recipe_options)
+    if not (resume and (out / "result.json").exists()):
+        downloads.check(recipe)
     _quiet_libraries()
     from harness import pipeline
 
@@ -262,6 +281,8 @@ def e2e(
     from harness import pipeline
 
     recipe = e2e_lib.recipe_for(_load_recipe(**recipe_options), device, max_batches)
+    if not (resume and (out / "result.json").exists()):
+        downloads.check(recipe)
     console = Console()
     console.print(_check_table(e2e_lib.examine(recipe)))
     chip = e2e_lib.chip()
@@ -287,9 +308,11 @@ def _recipe_of_run(
     mode: Any, out: pathlib.Path, resume: bool, recipe_options: dict[str, Any]
 ) -> tuple[recipe_lib.Recipe, Any]:
     """Gives recipe and mode: those of the run in `out`, if it goes on and none are given."""
+    if not resume:
+        return _load_recipe(**recipe_options), mode
     from harness import progress
 
-    found = progress.identity_of(out) if resume else None
+    found = progress.identity_of(out)
     if found is None:
         return _load_recipe(**recipe_options), mode
     context = click.get_current_context()
@@ -654,14 +677,18 @@ def make_tokenizer(path: pathlib.Path, vocab_size: int) -> None:
 def make_log_probs(path: pathlib.Path, **recipe_options: Any) -> None:
     """Write the model's log-probs of a fixed prompt to PATH, to hold later loads to."""
     recipe = _load_recipe(**recipe_options)
+    downloads.check(recipe_lib.replace(recipe, "data.source=arithmetic"))  # weights alone
     _quiet_libraries()
     from harness import models, pipeline
     from harness import tokenizer as tokenizer_lib
     from harness.models import kaggle, probe
 
-    recipe = kaggle.local(recipe)
+    def report(line: str) -> None:
+        click.echo(line, err=True)
+
+    recipe = kaggle.local(recipe, report)
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = pipeline.make_policy(recipe, mesh, report)
     probe.write(probe.log_probs(policy, tokenizer_lib.load(recipe), mesh), path)
     click.echo(f"written: {path}")
 

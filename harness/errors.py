@@ -11,6 +11,19 @@ class HarnessError(Exception):
     exit_code = 2
 
 
+class CrashedElsewhere(Exception):
+    """Another process of the harness ended, or failed, in a way that was not foreseen.
+
+    Attributes:
+      reports: What is known of it, such as its traceback; it goes into the report.
+    """
+
+    def __init__(self, message: str, *reports: str):
+        """Takes the sentence to show, and what else there is."""
+        super().__init__(message)
+        self.reports = reports
+
+
 class RunStopped(HarnessError):
     """A run that had begun cannot go on now; what it had is kept, to be gone on from."""
 

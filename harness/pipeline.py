@@ -11,6 +11,7 @@ import gc
 import json
 import math
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,6 +148,7 @@ def run(
       HarnessError: Something given cannot be used; nothing is left in `out`.
     """
     models.one_host()
+    upstream.check_backends(recipe)
     console = console or Console(quiet=True)
     show = _Show(console)
     phases = Phases()
@@ -175,10 +177,10 @@ def run(
             doing("prepare")
             reward_fn = rewards.build(recipe.reward)
             mesh = models.make_mesh(recipe.sharding)
-            local = kaggle.local(recipe)
+            local = kaggle.local(recipe, options.say)
             tokenizer = tokenizer_lib.load(local)
             dataset = data.load(recipe, tokenizer)
-            policy = make_policy(local, mesh)
+            policy = make_policy(local, mesh, options.say)
             if recipe.model.weights == "checkpoint":
                 described = probe.describe(policy)
                 kept.keep_stage("model", described)
@@ -279,12 +281,17 @@ def run(
         return result
 
 
-def make_policy(recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh) -> gemma3.Gemma3:
+def make_policy(
+    recipe: recipe_lib.Recipe,
+    mesh: jax.sharding.Mesh,
+    report: Callable[[str], None] = warnings.warn,
+) -> gemma3.Gemma3:
     """Gives the policy before LoRA: random, or from the checkpoint.
 
     Args:
       recipe: The model and the seed.
       mesh: Devices to lay the weights over.
+      report: Called with a line where the checkpoint's dtype is not the model's.
 
     Returns:
       The model.
@@ -293,7 +300,7 @@ def make_policy(recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh) -> gemma3.Ge
       HarnessError: The checkpoint cannot be used.
     """
     if recipe.model.weights == "checkpoint":
-        return models.load_gemma(kaggle.local(recipe).model, mesh)
+        return models.load_gemma(kaggle.local(recipe, report).model, mesh, report)
     return models.random_gemma(recipe.model, mesh, recipe.seed)
 
 

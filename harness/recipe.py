@@ -354,13 +354,33 @@ def _generations() -> dict[str, Generation]:
     }
 
 
+def _laid_over_named(given: Any) -> Any:
+    """Lay generations over the named ones, field by field.
+
+    A table has no defaults of its own: without this, a change of one field of a
+    named generation would drop its other fields, and the other names.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    named = _generations()
+    changed = {
+        name: {**dataclasses.asdict(named[name]), **value}
+        if name in named and isinstance(value, Mapping)
+        else value
+        for name, value in given.items()
+    }
+    return {**named, **changed}
+
+
 @_frozen
 class Evaluation:
     """How accuracy is measured.
 
     Attributes:
       generation: Name of one of `generations`.
-      generations: The named ways to generate.
+      generations: The named ways to generate. `greedy`, `standard` and
+        `liberal` are always there, and any of their fields may be changed alone;
+        one of another name needs all fields.
       passes: Completions per problem; a problem counts as solved if any is
         right, as in the reference.
       every_n_steps: Optimizer steps between validations (used only with
@@ -368,7 +388,9 @@ class Evaluation:
     """
 
     generation: str = "greedy"
-    generations: dict[str, Generation] = dataclasses.field(default_factory=_generations)
+    generations: Annotated[dict[str, Generation], pydantic.BeforeValidator(_laid_over_named)] = (
+        dataclasses.field(default_factory=_generations)
+    )
     passes: PositiveInt = 1
     every_n_steps: PositiveInt = 10
 
@@ -423,6 +445,27 @@ class Reward:
 
 
 @_frozen
+class Metrics:
+    """Where the figures of training go, beside `result.json`.
+
+    Attributes:
+      backends: `tensorboard`, `wandb` (Weights & Biases), both or none. None
+        acts because its package happens to be installed.
+      project: Project of Weights & Biases.
+      run_name: Name of the run there; that of the output folder if none.
+    """
+
+    backends: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    project: Annotated[str, Field(min_length=1)] = "tunix-ppo-harness"
+    run_name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that no backend is named twice."""
+        if len(set(self.backends)) < len(self.backends):
+            raise ValueError("backends must name each backend once")
+
+
+@_frozen
 class Recipe:
     """Every hyper-parameter of a run.
 
@@ -441,6 +484,7 @@ class Recipe:
       evaluation: How accuracy is measured.
       warm_start: Supervised start of a random model.
       reward: The score.
+      metrics: Where the figures of training go.
     """
 
     name: str = "gemma3-1b"
@@ -457,6 +501,7 @@ class Recipe:
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     warm_start: WarmStart = dataclasses.field(default_factory=WarmStart)
     reward: Reward = dataclasses.field(default_factory=Reward)
+    metrics: Metrics = dataclasses.field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         """Checks rules that span groups."""

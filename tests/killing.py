@@ -25,6 +25,8 @@ import numpy as np
 from orbax import checkpoint as ocp
 from tensorboardX.proto import event_pb2
 
+from harness import crash
+
 _EVENT: Any = vars(event_pb2)["Event"]  # protobuf makes it when it is imported
 TIMES = ("step_time_sec", "steps_per_sec")  # by the trainers of Tunix before 0.1.7
 PHASES = ("warm_start", "baseline", "rollout", "train", "checkpoint", "trained")
@@ -311,4 +313,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    crash.end(main)

@@ -135,7 +135,8 @@ def test_no_network(credentials, capsys, tmp_path, monkeypatch):
         kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, "http://127.0.0.1:9"
     )
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "hub"))
-    assert "Kaggle cannot be reached: check the network" in refused(capsys, tmp_path)
+    said = refused(capsys, tmp_path)
+    assert "Kaggle cannot be reached (127.0.0.1: Connection refused): check the network" in said
 
 
 def test_no_room(server, credentials, capsys, tmp_path, monkeypatch):

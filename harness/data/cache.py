@@ -1,16 +1,5 @@
-"""Where prepared data is kept between runs."""
+"""Where prepared data is kept between runs; see `harness.cache`."""
 
-import os
-import pathlib
+from harness.cache import cache_root
 
-_VARIABLE = "PPO_HARNESS_CACHE"
-
-
-def cache_root() -> pathlib.Path:
-    """Gives the cache folder, which need not exist.
-
-    It is the environment variable `PPO_HARNESS_CACHE`, or
-    `~/.cache/tunix-ppo-harness` where that is unset or empty.
-    """
-    chosen = os.environ.get(_VARIABLE)
-    return pathlib.Path(chosen or "~/.cache/tunix-ppo-harness").expanduser()
+__all__ = ["cache_root"]

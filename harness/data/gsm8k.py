@@ -23,6 +23,7 @@ from etils import epath
 # every other builder first, and some of those need TensorFlow.
 from tensorflow_datasets.text.gsm8k import gsm8k as upstream
 
+from harness import downloads
 from harness.data.problem import Problem
 from harness.data.prompt import extract_answer
 from harness.errors import HarnessError
@@ -32,7 +33,7 @@ SPLITS = ("train", "test")
 _ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
 # Part of the cache key: another layout must not be read as this one.
 _LAYOUT = "1"
-_PROBE_TIMEOUT_SECONDS = 20
+_PROBE_TIMEOUT_SECONDS = 5
 
 
 class Rows(Sequence[Problem]):
@@ -181,19 +182,15 @@ def _prepare_tfds(data_dir: str) -> dict[str, Rows]:
 
 
 def _probe(data_dir: str) -> None:
-    """Fails at once without a network, where TFDS tries for minutes."""
+    """Fail at once without a network, where TFDS tries for minutes."""
     url = upstream._URLS["test"]
+    downloads.require_gsm8k_host(data_dir, url)
     try:
         request = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(request, timeout=_PROBE_TIMEOUT_SECONDS):
             pass
     except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise HarnessError(
-            f"GSM8K is not in {data_dir} and cannot be downloaded ({reason}): "
-            "set data.source to jsonl:DIR with train.jsonl and test.jsonl, or to the tfds:DIR that "
-            "holds it"
-        ) from None
+        raise downloads.no_gsm8k(data_dir, str(getattr(error, "reason", error))) from None
 
 
 def _open(builder: Any) -> dict[str, Rows]:

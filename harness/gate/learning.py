@@ -249,7 +249,9 @@ def _finding(figure: str, reference: Runs, candidate: Runs, alpha: float) -> Fin
 
 
 def _recipe(tree: Mapping[str, Any]) -> dict[str, Any]:
-    flat = records.flat(tree["recipe"], "recipe")
+    # Where figures are sent has no part in what is learned.
+    groups = {name: group for name, group in tree["recipe"].items() if name != "metrics"}
+    flat = records.flat(groups, "recipe")
     del flat["recipe.seed"]
     return flat
 

@@ -3,15 +3,20 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax import serialization
 from orbax import checkpoint as ocp
 from tunix.models.gemma3 import params as gemma3_params
 
 from harness import errors
 from harness import recipe as recipe_lib
 
-_MARKERS = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "checkpoint")
+_AGGREGATE = "checkpoint"
+_TABLE = "transformer/embedder/input_embedding"
+_MARKERS = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", _AGGREGATE)
 
 
 def find(path: str) -> epath.Path:
@@ -45,6 +50,8 @@ def find(path: str) -> epath.Path:
 def read(model: recipe_lib.Model) -> dict[tuple[Any, ...], np.ndarray]:
     """Reads the weights that the recipe names, after checking their shapes.
 
+    They are read into host memory, whatever devices wrote them.
+
     Args:
       model: Shapes and `checkpoint`.
 
@@ -61,22 +68,68 @@ def read(model: recipe_lib.Model) -> dict[tuple[Any, ...], np.ndarray]:
             "--preset tiny"
         )
     folder = find(model.checkpoint)
-    checkpointer = ocp.StandardCheckpointer()
     wanted = upstream_shapes(model)
     try:
-        metadata = checkpointer.metadata(folder).item_metadata
-        # Shapes are looked at before gigabytes are read; the oldest checkpoints
-        # carry none, so they are looked at again afterwards.
-        if metadata is not None:
-            _check_shapes(folder, metadata.tree, wanted)
-        params = checkpointer.restore(folder)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            structure, shapes = _structure(checkpointer, folder)
+            # Shapes are looked at before gigabytes are read; the oldest checkpoints
+            # do not tell them, so they are looked at again afterwards.
+            if shapes is not None:
+                _check_shapes(folder, shapes, wanted)
+            params = checkpointer.restore(
+                folder,
+                # To host memory: by itself Orbax lays arrays over the devices that wrote
+                # them, which need not be here, nor be of a kind that is.
+                restore_args=jax.tree.map(
+                    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure
+                ),
+            )
     except errors.HarnessError:
         raise
     except Exception as error:
         raise _unreadable(folder, error) from None
-    _check_shapes(folder, params, wanted)
-    mapped = gemma3_params.map_from_upstream_checkpoint(params, text_only=True)
+    arrays = {_name(path): np.asarray(leaf) for path, leaf in _flatten(params).items()}
+    _check_shapes(folder, {name: array.shape for name, array in arrays.items()}, wanted)
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise errors.HarnessError(
+                f"checkpoint {folder} holds {array.dtype} in {name}: give weights that are not "
+                "quantized"
+            )
+    tree: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        module, _, parameter = name.rpartition("/")
+        tree.setdefault(module, {})[parameter] = array
+    mapped = gemma3_params.map_from_upstream_checkpoint(tree, text_only=True)
     return {path: np.asarray(leaf) for path, leaf in _flatten(mapped).items()}
+
+
+def describe_conversion(
+    stored: Mapping[tuple[Any, ...], np.ndarray], used: Mapping[tuple[Any, ...], Any]
+) -> str | None:
+    """Return a sentence on what a change of dtype does to weights, or `None` if there is none.
+
+    Args:
+      stored: Weights as `read` gives them.
+      used: Arrays or shapes, by the same paths, in the dtypes of the model.
+
+    Returns:
+      Which dtype becomes which, and whether that rounds.
+    """
+    changes = {(stored[path].dtype, np.dtype(used[path].dtype)) for path in used}
+    sentences = []
+    for old, new in sorted(changes, key=str):
+        if old == new:
+            continue
+        finer = jnp.finfo(old).nmant > jnp.finfo(new).nmant
+        narrower = jnp.finfo(old).maxexp > jnp.finfo(new).maxexp
+        effect = (
+            f"rounded to {jnp.finfo(new).nmant + 1} significant bits"
+            if finer or narrower
+            else "no value changes"
+        )
+        sentences.append(f"the checkpoint holds {old}, the model {new}: {effect}")
+    return "; ".join(sentences) or None
 
 
 def write(weights: Mapping[tuple[Any, ...], Any], path: epath.PathLike) -> None:
@@ -99,7 +152,7 @@ def upstream_shapes(model: recipe_lib.Model) -> dict[str, tuple[int, ...]]:
     """Gives the shapes that a checkpoint of this model must have, by its own names."""
     d, h, n, k = model.embed_dim, model.head_dim, model.num_heads, model.num_kv_heads
     shapes: dict[str, tuple[int, ...]] = {
-        "transformer/embedder/input_embedding": (model.vocab_size, d),
+        _TABLE: (model.vocab_size, d),
         "transformer/final_norm/scale": (d,),
     }
     for index in range(model.num_layers):
@@ -136,14 +189,34 @@ def _to_upstream(
             yield "/".join((layer, *rest[:-1])), rest[-1], value
 
 
+def _structure(
+    checkpointer: ocp.PyTreeCheckpointer, folder: epath.Path
+) -> tuple[Any, dict[str, tuple[int, ...]] | None]:
+    """Return a checkpoint's tree, with any leaves, and its shapes by name if it tells them."""
+    metadata = checkpointer.metadata(folder).item_metadata
+    if metadata is None:  # before Orbax 0.3 there was but a file of names, or of values
+        return serialization.msgpack_restore((folder / _AGGREGATE).read_bytes()), None
+    tree = metadata.tree
+    shapes = {_name(path): getattr(leaf, "shape", None) for path, leaf in _flatten(tree).items()}
+    # Values in the file of names have no metadata.
+    if any(shape is None for shape in shapes.values()):
+        return tree, None
+    return tree, {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(part) for part in path)
+
+
 def _check_shapes(
-    folder: epath.Path, tree: Mapping[str, Any], wanted: dict[str, tuple[int, ...]]
+    folder: epath.Path, shapes: Mapping[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
     found = {
-        "/".join(str(part) for part in path): tuple(leaf.shape)
-        for path, leaf in _flatten(tree).items()
-        if not str(path[0]).startswith("SigLiP")  # the vision tower of the larger models
+        name: shape
+        for name, shape in shapes.items()
+        if not name.startswith("SigLiP")  # the vision tower of the larger models
     }
+    _check_vocabulary(folder, found.get(_TABLE), wanted[_TABLE])
     for name in sorted(wanted.keys() & found.keys()):
         if wanted[name] != found[name]:
             raise errors.HarnessError(
@@ -161,7 +234,24 @@ def _check_shapes(
         )
 
 
+def _check_vocabulary(
+    folder: epath.Path, found: tuple[int, ...] | None, wanted: tuple[int, ...]
+) -> None:
+    """Refuse an embedding with another number of rows, and say which number would do."""
+    if found is None or len(found) != 2 or found[0] == wanted[0] or found[1:] != wanted[1:]:
+        return
+    raise errors.HarnessError(
+        f"checkpoint {folder} does not match the recipe's model: its vocabulary has {found[0]:,} "
+        f"rows, the recipe's {wanted[0]:,}; published vocabularies are padded to several sizes, "
+        f"so give the checkpoint's own: --set model.vocab_size={found[0]}"
+    )
+
+
 def _unreadable(folder: epath.Path, error: Exception) -> errors.HarnessError:
+    if isinstance(error, PermissionError):
+        return errors.HarnessError(
+            f"checkpoint {folder} cannot be read ({error.strerror}): let this user read all of it"
+        )
     reason = " ".join(str(error).split())[:160]
     return errors.HarnessError(
         f"checkpoint {folder} cannot be read, it is truncated or not an Orbax checkpoint: "

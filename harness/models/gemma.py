@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import math
+import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -83,12 +84,17 @@ def random_gemma(model: recipe_lib.Model, mesh: jax.sharding.Mesh, seed: int) ->
     return materialise(module, flat, mesh)
 
 
-def load_gemma(model: recipe_lib.Model, mesh: jax.sharding.Mesh) -> gemma3.Gemma3:
+def load_gemma(
+    model: recipe_lib.Model,
+    mesh: jax.sharding.Mesh,
+    report: Callable[[str], None] = warnings.warn,
+) -> gemma3.Gemma3:
     """Loads the weights from the recipe's checkpoint.
 
     Args:
       model: Shapes, dtype and `checkpoint`.
       mesh: Devices to lay the weights over.
+      report: Called with a line where the checkpoint's dtype is not the model's.
 
     Returns:
       The model, sharded by upstream's partition specs, in the recipe's dtype.
@@ -97,7 +103,11 @@ def load_gemma(model: recipe_lib.Model, mesh: jax.sharding.Mesh) -> gemma3.Gemma
       HarnessError: The checkpoint is missing, truncated, or of another shape.
     """
     module = abstract_gemma(model)
-    return materialise(module, checkpoint.read(model), mesh)
+    weights = checkpoint.read(model)
+    used = flatten(nnx.to_pure_dict(nnx.state(module)))
+    if line := checkpoint.describe_conversion(weights, used):
+        report(line)
+    return materialise(module, weights, mesh)
 
 
 def materialise(

@@ -6,21 +6,24 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from harness import errors
+from harness import downloads, errors
 from harness import recipe as recipe_lib
 
-PREFIX = "kaggle:"
+PREFIX = downloads.KAGGLE
 GEMMA3_1B = f"{PREFIX}google/gemma-3/flax/gemma3-1b-it"
 
 
-def local(recipe: recipe_lib.Recipe) -> recipe_lib.Recipe:
+def local(
+    recipe: recipe_lib.Recipe, report: Callable[[str], None] = lambda line: None
+) -> recipe_lib.Recipe:
     """Gives the recipe with its weights where they can be read.
 
     Args:
       recipe: Any; where `model.checkpoint` is `kaggle:` and a handle, such as
         `GEMMA3_1B`, the model is downloaded if kagglehub does not hold it.
+      report: Called with a line where a version downloaded earlier is used.
 
     Returns:
       The recipe with a folder in `model.checkpoint`; any other as it is.
@@ -31,42 +34,49 @@ def local(recipe: recipe_lib.Recipe) -> recipe_lib.Recipe:
     checkpoint = recipe.model.checkpoint
     if recipe.model.weights != "checkpoint" or not (checkpoint or "").startswith(PREFIX):
         return recipe
-    folder = download(str(checkpoint).removeprefix(PREFIX))
+    folder = download(str(checkpoint).removeprefix(PREFIX), report)
     return recipe_lib.replace(recipe, f'model.checkpoint="{folder}"')
 
 
-def download(handle: str) -> pathlib.Path:
+def download(handle: str, report: Callable[[str], None] = lambda line: None) -> pathlib.Path:
     """Downloads a model, or finds it where kagglehub keeps it.
+
+    A model that was downloaded needs no network: of a handle without version,
+    the newest one that is here is used where Kaggle cannot be asked.
 
     Credentials are kagglehub's: `KAGGLE_API_TOKEN`, `KAGGLE_USERNAME` with
     `KAGGLE_KEY`, or the files in `~/.kaggle`. They are in no message.
 
     Args:
       handle: `owner/model/framework/variation`, a version after it if wished.
+      report: Called with a line where a version downloaded earlier is used.
 
     Returns:
       The folder.
 
     Raises:
-      HarnessError: No credentials, or refused ones; a licence that is not
+      HarnessError: No handle; no credentials, or refused ones; a licence that is not
         accepted; no such model; no network; no room; a damaged download.
     """
     import kagglehub
     import requests
     from kagglehub import exceptions
 
+    held = downloads.cached_model(handle)
+    versioned = held is not None and handle.rstrip("/").endswith(f"/{held.name}")
+    reason = None if versioned else downloads.kaggle_unreachable()
+    if reason:
+        return _without_kaggle(handle, held, reason, report)
     page = f"kaggle.com/models/{'/'.join(handle.split('/')[:2])}"
+    said = ""
     with _discreet():
         try:
             return pathlib.Path(kagglehub.model_download(handle))
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 0
             raise errors.HarnessError(_refusal(handle, page, status)) from None
-        except (requests.ConnectionError, requests.Timeout):
-            said = (
-                f"{handle} cannot be downloaded, Kaggle cannot be reached: check the network, or "
-                "download it elsewhere and give its folder by --checkpoint DIR"
-            )
+        except (requests.ConnectionError, requests.Timeout) as error:
+            reason = type(error).__name__
         except exceptions.DataCorruptionError:
             said = f"the download of {handle} is damaged: run again, it is downloaded anew"
         except OSError as error:
@@ -76,14 +86,26 @@ def download(handle: str) -> pathlib.Path:
                 "make room, or set KAGGLEHUB_CACHE to a folder that has it"
             )
         except ValueError:
-            # Of a handle, or of kaggle.json; its text could quote the file.
-            said = (
-                f"{handle} cannot be downloaded: the handle is not owner/model/framework/"
-                "variation, or kaggle.json is not what Kaggle gave; check both"
-            )
+            # Its text could quote the file.
+            said = f"{handle} cannot be downloaded: kaggle.json is not what Kaggle gave; check it"
         except Exception as error:
             said = f"{handle} cannot be downloaded ({type(error).__name__}): see {page}"
+    if reason:
+        return _without_kaggle(handle, held, reason, report)
     raise errors.HarnessError(said)
+
+
+def _without_kaggle(
+    handle: str, held: pathlib.Path | None, reason: str, report: Callable[[str], None]
+) -> pathlib.Path:
+    """Return the version that was downloaded earlier, or refuse."""
+    if held is None:
+        raise downloads.no_kaggle(handle, reason)
+    report(
+        f"Kaggle cannot be reached ({reason}): version {held.name} of {handle}, downloaded "
+        "earlier, is used"
+    )
+    return held
 
 
 def _refusal(handle: str, page: str, status: int) -> str:

@@ -134,6 +134,7 @@ class Compiler:
 
         Raises:
           HarnessError: The compiler failed for a reason other than memory.
+          CrashedElsewhere: What builds the program failed.
         """
         known = self._kept.get(job)
         if known is not None:
@@ -223,6 +224,8 @@ class _Process:
             self._errors.seek(0)
             raise errors.HarnessError(died(name, code, self._errors.read()))
         reply = json.loads(line)
+        if "crash" in reply:
+            raise errors.CrashedElsewhere(f"at {name}: {reply['crash']}", reply["traceback"])
         if "error" in reply:
             raise errors.HarnessError(f"{name} cannot be compiled: {reply['error'][:500]}")
         return reply

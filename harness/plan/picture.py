@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from harness import errors, files
+from harness import crash, errors, files
 
 GIB = 2**30
 _WIDTH, _LEFT, _RIGHT, _TOP = 860, 130, 40, 58
@@ -140,4 +140,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    crash.end(lambda: main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import errors, files
+from harness import crash, errors, files
 from harness.plan import planning
 
 
@@ -80,4 +80,4 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    crash.end(lambda: main(sys.argv[1:]))

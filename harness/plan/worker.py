@@ -15,9 +15,11 @@ import re
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from harness.errors import HarnessError
 from harness.plan import chips, store
 
 GIB = 2**30
@@ -120,6 +122,7 @@ class Worker:
 
         self._devices = np.asarray(devices)
         self._jax = jax
+        self.compiler_errors = (jax.errors.JaxRuntimeError,)
         self._lowered: Any = None
         self._built: tuple[Any, Any] | None = None
 
@@ -230,7 +233,8 @@ def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
     Args:
       worker: Lowers and compiles.
       requests: One a line: `{"job": ...}`, or `{"compile": true}`.
-      replies: One a line: what the worker returned, or `error` with the reason.
+      replies: One a line: what the worker returned, or `error` with the reason, where a
+        request cannot be answered; or `crash` and `traceback`.
     """
     for line in requests:
         reply: dict[str, Any]
@@ -240,8 +244,15 @@ def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
                 reply = worker.lower(store.Job.from_dict(request["job"]))
             else:
                 reply = worker.compile()
-        except Exception as error:
+        except HarnessError as error:
+            reply = {"error": str(error)}
+        except worker.compiler_errors as error:
             reply = {"error": f"{type(error).__name__}: {error}"}
+        except Exception as error:
+            reply = {
+                "crash": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+            }
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 

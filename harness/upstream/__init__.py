@@ -3,6 +3,7 @@
 A Tunix upgrade touches this folder and nothing else.
 """
 
+from harness.upstream.backends import check as check_backends
 from harness.upstream.checkpoints import restore_actor, saved_steps
 from harness.upstream.cluster import Cluster, make_cluster
 from harness.upstream.generate import Generator
@@ -53,6 +54,7 @@ __all__ = [
     "Trace",
     "TrainExample",
     "Watcher",
+    "check_backends",
     "defect",
     "divergence",
     "expected",

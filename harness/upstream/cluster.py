@@ -17,12 +17,11 @@ from orbax import checkpoint as ocp
 from tunix.rl import rl_cluster
 from tunix.rl.inference import inference_worker
 from tunix.rl.rollout import base_rollout
-from tunix.sft import metrics_logger
 
 from harness import accounting, errors
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
-from harness.upstream import donation, rebind, rollout, versions, writers
+from harness.upstream import backends, donation, rebind, rollout, versions, writers
 from harness.upstream import temperature as temperature_lib
 
 Cluster = rl_cluster.RLCluster
@@ -315,7 +314,8 @@ def make_cluster(
       critic: The value model.
       tokenizer: The tokenizer.
       reference: Frozen policy for the KL penalty; needed if `ppo.beta` > 0.
-      directory: Where `checkpoints/` and `tensorboard/` go; none writes neither.
+      directory: Where `checkpoints/`, and the figures of `metrics.backends`, go;
+        none writes neither.
       mends: Ids in `harness.upstream.ledger` of the defects to mend.
       log_probs: Whether the rollout worker also gives the sampler's log-probs.
       note: Written into the metadata of each checkpoint, where saving is mended.
@@ -340,9 +340,7 @@ def make_cluster(
             save_interval_steps=recipe.checkpoints.save_interval_steps,
             max_to_keep=recipe.checkpoints.max_to_keep,
         ),
-        metrics_logging_options=metrics_logger.MetricsLoggerOptions(
-            log_dir=str(directory / "tensorboard"), flush_every_n_steps=20
-        )
+        metrics_logging_options=backends.logger_options(recipe, directory, (note or {}).get("run"))
         if directory
         else None,
     )
