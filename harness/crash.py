@@ -17,10 +17,13 @@ import pathlib
 import platform
 import re
 import select
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -74,8 +77,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
       What `main` returned; that of a `HarnessError`; 70 where the end was not
       foreseen; 130 after an interrupt; 141 where what reads the output is gone.
     """
+    interrupts: list[int] = []
     try:
-        return main() or 0
+        with _noting(interrupts):
+            return main() or 0
     except errors.HarnessError as error:
         _print(f"error: {_line(str(error))}")
         return error.exit_code
@@ -86,10 +91,32 @@ def exit_code(main: Callable[[], int | None]) -> int:
         error = raised.error if isinstance(raised, BrokenPipe) else raised
         if _output_is_gone(error):
             return BROKEN_PIPE
+        if interrupts:
+            _print("interrupted")
+            return INTERRUPTED
         if isinstance(error, SystemExit) and _is_argparse(error):
             return error.code if isinstance(error.code, int) else 0
         _print(_describe(error))
         return UNFORESEEN
+
+
+@contextlib.contextmanager
+def _noting(interrupts: list[int]) -> Iterator[None]:
+    """Note each Ctrl-C: an extension that is being loaded makes another error of it."""
+
+    def note(number: int, frame: types.FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_report(error: BaseException) -> pathlib.Path | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import stat
 import subprocess
 import sys
@@ -92,6 +93,21 @@ def test_an_interrupted_command_ends_with_130(error, capsys, monkeypatch):
     monkeypatch.setattr(cli.cli.commands["account"], "callback", lambda **_: failing(error)())
     code, out, err = call(capsys, "account")
     assert (code, out, err.strip()) == (130, "", "interrupted")
+
+
+def test_an_interrupt_that_becomes_another_error_is_still_one(capsys, tmp_path):
+    """As where it comes while a library's extension is being loaded."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def main() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("while initializing the extension") from None
+
+    assert ended(main, capsys) == (130, "interrupted\n")
+    assert reports(tmp_path) == []
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("code", [0, 1, None])
