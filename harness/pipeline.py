@@ -185,7 +185,8 @@ def run(
             dataset = data.load(recipe, tokenizer)
             for each in dataset.warnings:
                 options.say(f"warning: {each.text}")
-            tried = reward_trial.try_out(recipe.reward, dataset.train[0])
+            first_batch: Any = dataset.train[0]
+            tried = reward_trial.try_out(recipe.reward, first_batch)
             if tried is not None:
                 options.say(tried)
             policy = make_policy(local, mesh)

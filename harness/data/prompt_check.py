@@ -88,7 +88,6 @@ def check(recipe: Recipe, tokenizer: Encoder, problems: Iterable[Problem]) -> Ch
     ids = tokenizer.encode(text)
     pieces = tuple(tokenizer.piece(each) for each in (tokenizer.bos_id(), *ids))
     shown = f"; the first prompt as pieces: {show(pieces)}"
-    _refuse_no_tokens(recipe.data, tokenizer, shown)
     if tokenizer.bos_id() in ids:
         raise HarnessError(
             "prompts hold <bos> besides the one that the sampler adds: take it out of data.prompt "
@@ -99,6 +98,7 @@ def check(recipe: Recipe, tokenizer: Encoder, problems: Iterable[Problem]) -> Ch
             "prompts end in <eos>, after which the model has nothing to say: take it out of "
             f"data.prompt, or name a tokenizer that adds none{shown}"
         )
+    _refuse_no_tokens(recipe.data, tokenizer, shown)
     found = [
         _model_turn(recipe.data, first.question),
         _questions(tokenizer, [first, *problems]),
