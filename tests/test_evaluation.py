@@ -55,7 +55,7 @@ def test_a_hand_labelled_table_is_scored_exactly_whatever_the_batches(size):
     )
     found = evaluation.evaluate(recipe, labelled, batches(size), stage="here")
     assert (found.accuracy, found.format_accuracy, found.total) == (3 / 5, 4 / 5, 5)
-    assert [(s.completion, s.score == 1.0, s.score > 0) for s in found.samples] == LABELLED
+    assert [(s.completion, s.score == 1.0, (s.score or 0) > 0) for s in found.samples] == LABELLED
     assert [s.index for s in found.samples] == list(range(5))
     assert {s.stage for s in found.samples} == {"here"}
     assert [s.answer for s in found.samples] == ANSWERS
