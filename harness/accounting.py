@@ -258,6 +258,11 @@ def _rates(recipe: recipe_lib.Recipe, peak: float, steps: int) -> LearningRates:
     return LearningRates(first=rates[0], peak=max(rates), last=rates[-1])
 
 
+def _rule(reward: recipe_lib.Reward) -> tuple[object, ...]:
+    """The part of a reward by which completions are told apart."""
+    return (reward.function, reward.correct, reward.format, reward.clip_chars)
+
+
 def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, ...]:
     batching, rollout, ppo = recipe.batching, recipe.rollout, recipe.ppo
     batches, steps, limit = _batches(recipe), global_steps(recipe), max_steps(recipe)
@@ -267,6 +272,8 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
     available = _problems(recipe, "train")
     seen = _problems_seen(recipe)
     groups = whitening_groups(batching)
+    own_reward = recipe.reward.function != recipe_lib.Reward().function
+    by_reference = recipe.evaluation.rule == "reference"
     found: list[tuple[bool, str, str]] = [
         (
             steps < batches,
@@ -349,6 +356,20 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
             "cache-too-large",
             f"The cache has {rollout.cache_size} positions where "
             f"{rollout.max_prompt_length + rollout.max_new_tokens} are used.",
+        ),
+        (
+            by_reference and _rule(recipe.reward) != _rule(recipe_lib.Reward()),
+            "evaluation-by-another-rule",
+            "Evaluation scores completions by the reference recipe's rule (evaluation.rule), not "
+            "by the reward that is trained for.",
+        ),
+        (
+            own_reward and not by_reference,
+            "right-by-threshold",
+            f"A completion counts as right where {recipe.reward.function} gives at least "
+            f"reward.correct = {recipe.reward.correct:g}, as well-formed where it gives at least "
+            f"reward.format = {recipe.reward.format:g}. evaluation.rule=reference takes the "
+            "reference recipe's rule.",
         ),
     ]
     return tuple(Surprise(name, text) for holds, name, text in found if holds)

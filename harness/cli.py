@@ -5,6 +5,7 @@ with one line that names the thing and the mend; others in `harness.crash`.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -352,18 +353,22 @@ def _until_terminated(out: pathlib.Path, *, at_once: bool) -> Iterator[Callable[
 @click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
 def account(json_file: pathlib.Path | None, **recipe_options: Any) -> None:
     """Say what a recipe will do, by arithmetic alone, and what will surprise."""
-    from harness import accounting
+    from harness import accounting, prompt_preview
 
-    found = accounting.account(_load_recipe(**recipe_options))
-    tree = found.to_dict()
+    recipe = _load_recipe(**recipe_options)
+    found = accounting.account(recipe)
+    prompt = prompt_preview.preview(recipe)
+    tree = {**found.to_dict(), "prompt": dataclasses.asdict(prompt)}
     if json_file is not None:
         _write_json(json_file, tree)
     table = Table("figure", "value")
     for name, value in tree.items():
-        if name != "surprises":
+        if name not in ("surprises", "prompt"):
             table.add_row(name.replace("_", " "), _readable(value))
     console = Console()
     console.print(table)
+    note = "" if prompt.status == "ok" else f" ({prompt.status})"
+    console.print(f"[bold]First prompt[/bold]{note}: {escape(prompt.text)}", soft_wrap=True)
     if found.surprises:
         console.print("[bold]Surprises[/bold]")
     for surprise in found.surprises:
@@ -721,6 +726,8 @@ def _print_result(
             f"dropped for prompts over {recipe.rollout.max_prompt_length} tokens: "
             + ", ".join(f"{count} {split}" for split, count in dropped.items())
         )
+    for each in result.warnings:
+        console.print(f"[bold]{each.id}[/bold]: {escape(each.text)}", soft_wrap=True)
     console.print(
         f"Tunix {result.to_dict()['upstream']['version']} ({mode}); mends: "
         f"{', '.join(result.mends) or 'none'}; checkpoint of step {result.checkpoint_step}"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 from packaging.requirements import Requirement
 
+from harness import prompt_preview
 from harness.data import cache
 from harness.errors import HarnessError
 from harness.measure import environment, memory
@@ -83,6 +84,7 @@ def examine(recipe: Recipe | None = None, *, defects: Sequence[Check] = ()) -> R
             *_devices_and_memory(recipe),
             _kaggle(recipe, os.environ),
             _data(recipe),
+            *_prompt(recipe),
             *defects,
         )
     )
@@ -207,6 +209,13 @@ def _kaggle(recipe: Recipe | None, env: Mapping[str, str]) -> Check:
         "none found, so Gemma's weights cannot be downloaded: set KAGGLE_API_TOKEN, or "
         "KAGGLE_USERNAME and KAGGLE_KEY, or name a folder of weights in model.checkpoint",
     )
+
+
+def _prompt(recipe: Recipe | None) -> list[Check]:
+    if recipe is None:
+        return []
+    found = prompt_preview.preview(recipe)
+    return [Check("prompt", found.status, found.text)]
 
 
 def _has_bytes(path: pathlib.Path) -> bool:

@@ -25,8 +25,9 @@ class Sample:
       answer: The right answer.
       completion: The text that the model wrote, without end token.
       tokens: Tokens before the end token.
-      score: 1 for a right answer, 0.1 for a well-formed one, 0 otherwise,
-        whatever reward trains the policy.
+      score: What the rule of `evaluation.rule` gives: by default the recipe's
+        reward, 1 for a right answer, 0.1 for a well-formed one, 0 otherwise.
+        None where a function of the user's own gave what is not finite.
     """
 
     stage: str
@@ -36,7 +37,7 @@ class Sample:
     answer: str
     completion: str
     tokens: int
-    score: float
+    score: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,38 @@ class Evaluation:
         return cls(**{**tree, **intervals, "samples": samples})
 
 
+class ScoringFailedError(rewards.RewardFailedError):
+    """A reward function of the user's own failed on completions of test problems.
+
+    Attributes:
+      problems: Numbers of the first and the last problem of the batch.
+      batch: Prompts, completions and columns of the call.
+    """
+
+    def __init__(
+        self,
+        error: rewards.RewardFailedError,
+        problems: tuple[int, int],
+        batch: Mapping[str, Any],
+    ):
+        """Stores on what the function failed."""
+        super().__init__(str(error), error.traceback)
+        self.problems = problems
+        self.batch = batch
+
+
+def rule_of(recipe: recipe_lib.Recipe) -> recipe_lib.Reward:
+    """Return the rule by which completions are scored.
+
+    Args:
+      recipe: Its reward, unless `evaluation.rule` is `reference`.
+
+    Returns:
+      The recipe's reward, or that of the reference recipe.
+    """
+    return recipe_lib.Reward() if recipe.evaluation.rule == "reference" else recipe.reward
+
+
 def evaluate(
     recipe: recipe_lib.Recipe,
     generate: Generate,
@@ -97,7 +130,8 @@ def evaluate(
     pass and the number of the batch; it is the same before and after training.
 
     Args:
-      recipe: How to generate, how often, and the batch size.
+      recipe: How to generate, how often, the batch size, and the rule by which
+        completions are scored; see `rule_of`.
       generate: Completes prompts, such as `harness.upstream.Generator`.
       batches: Columns `prompts`, `question` and `answer`, each [B]; the last
         batch may be smaller.
@@ -106,46 +140,62 @@ def evaluate(
 
     Returns:
       Accuracy, intervals and samples.
+
+    Raises:
+      ScoringFailedError: A reward function of the user's own failed.
     """
+    rule = rule_of(recipe)
     generation = recipe.evaluation.generations[recipe.evaluation.generation]
     samples: list[Sample] = []
-    best: list[float] = []
+    solved: list[bool] = []
+    formed: list[bool] = []
     for number, batch in enumerate(batches):
         rows = len(batch["prompts"])
         # A smaller last batch is filled up, so that one compiled program serves all.
         filled = np.resize(batch["prompts"], recipe.batching.batch)
-        scores = np.zeros((recipe.evaluation.passes, rows))
+        best = np.zeros((2, rows), bool)
         for index in range(recipe.evaluation.passes):
             key = _key(recipe.seed, index, number)
             texts, tokens = generate([str(prompt) for prompt in filled], generation, key)
+            judged = _judged(rule, batch, texts[:rows], first=len(solved))
             for row in range(rows):
-                answer = str(batch["answer"][row])
-                score = rewards.score(texts[row], answer)
-                scores[index, row] = score
+                best[:, row] |= (judged[row].right, judged[row].formed)
                 samples.append(
                     Sample(
                         stage=stage,
-                        index=len(best) + row,
+                        index=len(solved) + row,
                         completion_pass=index,
                         question=str(batch["question"][row]),
-                        answer=answer,
+                        answer=str(batch["answer"][row]),
                         completion=texts[row],
                         tokens=tokens[row],
-                        score=score,
+                        score=judged[row].score,
                     )
                 )
-        best.extend(scores.max(axis=0).tolist())
-        on_batch(len(best))
-    right = sum(score == 1.0 for score in best)
-    formed = sum(score > 0.0 for score in best)
+        solved.extend(best[0].tolist())
+        formed.extend(best[1].tolist())
+        on_batch(len(solved))
+    right, well_formed, total = sum(solved), sum(formed), len(solved)
     return Evaluation(
-        accuracy=right / len(best),
-        format_accuracy=formed / len(best),
-        total=len(best),
-        accuracy_ci95=interval(right, len(best)),
-        format_accuracy_ci95=interval(formed, len(best)),
+        accuracy=right / total,
+        format_accuracy=well_formed / total,
+        total=total,
+        accuracy_ci95=interval(right, total),
+        format_accuracy_ci95=interval(well_formed, total),
         samples=tuple(samples),
     )
+
+
+def _judged(
+    rule: recipe_lib.Reward, batch: Mapping[str, np.ndarray], texts: list[str], *, first: int
+) -> list[rewards.Judgement]:
+    prompts = batch["prompts"]
+    columns = {name: column for name, column in batch.items() if name != "prompts"}
+    try:
+        return rewards.judge(rule, prompts, texts, **columns, mode="eval")
+    except rewards.RewardFailedError as error:
+        whole = {"prompts": prompts, "completions": texts, **columns}
+        raise ScoringFailedError(error, (first, first + len(texts) - 1), whole) from error
 
 
 def interval(hits: int, total: int) -> tuple[float, float]:

@@ -28,6 +28,7 @@ from harness import (
     files,
     models,
     progress,
+    reward_trial,
     rewards,
     training,
     upstream,
@@ -38,6 +39,7 @@ from harness.measure import environment, memory
 from harness.measure.phases import Phases
 from harness.models import kaggle, probe
 from harness.models import warm_start as warm_start_lib
+from harness.run_warning import RunWarning
 
 SCHEMA = "tunix-ppo-harness/result/1"
 
@@ -63,6 +65,7 @@ class Result:
       resumed_at: Optimizer step from which the process that finished the run
         went on; none if one process did it all.
       model: What was loaded from a checkpoint, as `harness.models.probe.describe` says.
+      warnings: What was found on the way that did not stop the run.
     """
 
     recipe: recipe_lib.Recipe
@@ -80,6 +83,7 @@ class Result:
     checkpoint_step: int
     resumed_at: int | None = None
     model: dict[str, Any] | None = None
+    warnings: tuple[RunWarning, ...] = ()
 
     @property
     def gained(self) -> bool:
@@ -110,6 +114,7 @@ class Result:
             "checkpoint_step": self.checkpoint_step,
             "resumed_at": self.resumed_at,
             "model": self.model,
+            "warnings": [dataclasses.asdict(each) for each in self.warnings],
         }
 
 
@@ -180,6 +185,12 @@ def run(
             local = kaggle.local(recipe, options.say)
             tokenizer = tokenizer_lib.load(local)
             dataset = data.load(recipe, tokenizer)
+            for each in dataset.warnings:
+                options.say(f"warning: {each.text}")
+            first_batch: Any = dataset.train[0]
+            tried = reward_trial.try_out(recipe.reward, first_batch)
+            if tried is not None:
+                options.say(tried)
             policy = make_policy(local, mesh, options.say)
             if recipe.model.weights == "checkpoint":
                 described = probe.describe(policy)
@@ -220,9 +231,16 @@ def run(
                     options.check(kept)
 
                 doing(stage)
-                made = evaluation.evaluate(
-                    recipe, generator, dataset.test, stage=stage, on_batch=on_batch
-                )
+                try:
+                    made = evaluation.evaluate(
+                        recipe, generator, dataset.test, stage=stage, on_batch=on_batch
+                    )
+                except evaluation.ScoringFailedError as error:
+                    first, last = error.problems
+                    where = f"evaluation {stage}, test problems {first} to {last}"
+                    raise reward_trial.stopped(
+                        out, f"{stage}-{first}", where, error, error.batch
+                    ) from error
             kept.keep_stage(stage, made.keep())
             return made
 
@@ -275,6 +293,7 @@ def run(
             checkpoint_step=checkpoint_step,
             resumed_at=trained.resumed_at,
             model=described,
+            warnings=(*dataset.warnings, *trained.warnings, *_not_scored(baseline, after)),
         )
         write(result, out)
         kept.now("done")
@@ -348,12 +367,23 @@ def _read(kept: progress.Progress) -> Result:
             checkpoint_step=tree["checkpoint_step"],
             resumed_at=tree["resumed_at"],
             model=tree["model"],
+            warnings=tuple(RunWarning(**each) for each in tree.get("warnings", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.HarnessError(
             f"{path} and what lies beside it cannot be read ({error}): remove {path} and go on "
             "by --resume"
         ) from None
+
+
+def _not_scored(*found: evaluation.Evaluation) -> list[RunWarning]:
+    """Return a warning for samples whose score was not finite."""
+    count = sum(sample.score is None for each in found for sample in each.samples)
+    text = (
+        f"the reward was not finite for {count} completion(s) of test problems: they count as "
+        "neither right nor well-formed"
+    )
+    return [RunWarning("evaluation-not-finite", text)] if count else []
 
 
 def _compare_environments(

@@ -385,6 +385,9 @@ class Evaluation:
         right, as in the reference.
       every_n_steps: Optimizer steps between validations (used only with
         `data.train_fraction` < 1).
+      rule: By what completions are scored: `reward` or None for the recipe's
+        reward, so that what is trained for is what is measured; `reference` for
+        the reference recipe's rule, whatever the reward.
     """
 
     generation: str = "greedy"
@@ -393,6 +396,7 @@ class Evaluation:
     )
     passes: PositiveInt = 1
     every_n_steps: PositiveInt = 10
+    rule: Literal["reward", "reference"] | None = None
 
     def __post_init__(self) -> None:
         """Checks that the chosen way to generate exists."""
@@ -436,12 +440,20 @@ class Reward:
       correct: Score of a right answer.
       format: Score of a well-formed wrong answer.
       clip_chars: Characters at a completion's end that are looked at.
+      timeout_seconds: Longest that one call of a function of the user's own may
+        take; a call that takes longer ends the run. None sets no limit.
+      trial: What a run does with a function of the user's own before anything is
+        trained: `batch` or None call it once, on prompts of the data with
+        made-up completions; `signature` looks at its parameters alone, for a
+        function that must not be called in vain.
     """
 
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = "harness.rewards:gsm8k_reward"
     correct: float = 1.0
     format: float = 0.1
     clip_chars: PositiveInt = 300
+    timeout_seconds: PositiveFloat | None = None
+    trial: Literal["batch", "signature"] | None = None
 
 
 @_frozen

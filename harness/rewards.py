@@ -34,10 +34,17 @@ that a ground truth with a comma can never be met. GSM8K's own answers lose
 their commas when they are read, so no score on GSM8K differs.
 """
 
+import contextvars
+import dataclasses
 import importlib
 import inspect
+import math
 import re
-from collections.abc import Callable, Sequence
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -46,6 +53,9 @@ from harness.errors import HarnessError
 from harness.recipe import Reward
 
 RewardFn = Callable[..., list[float]]
+
+# The function that the table above describes.
+BUILTIN = "harness.rewards:gsm8k_reward"
 
 _ANSWER = re.compile(r"#### (-?[0-9.,]+)")
 
@@ -61,6 +71,35 @@ class NotFiniteError(HarnessError):
         """Keeps the scores beside what is said."""
         super().__init__(said)
         self.scores = scores
+
+
+class RewardFailedError(HarnessError):
+    """A reward function raised, took too long, or returned what is no reward.
+
+    Attributes:
+      traceback: The function's own traceback, or where it stood when its time
+        was up; None where it returned.
+    """
+
+    def __init__(self, message: str, traceback: str | None = None):
+        """Stores the traceback beside the message."""
+        super().__init__(message)
+        self.traceback = traceback
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What one completion is worth.
+
+    Attributes:
+      score: The reward; None where it is NaN or infinite.
+      right: Whether the answer is right.
+      formed: Whether the answer is well-formed.
+    """
+
+    score: float | None
+    right: bool
+    formed: bool
 
 
 def extract_answer(text: str, clip_chars: int = 300) -> str | None:
@@ -106,7 +145,11 @@ def score(
     found = extract_answer(text, clip_chars)
     if found is None:
         return 0.0
-    return correct if found == str(answer).replace(",", "") else format
+    return correct if _equal(found, answer) else format
+
+
+def _equal(found: str | None, answer: object) -> bool:
+    return found is not None and found == str(answer).replace(",", "")
 
 
 def gsm8k_reward(
@@ -148,6 +191,53 @@ def gsm8k_reward(
     ]
 
 
+def judge(
+    reward: Reward, prompts: Sequence[str] | np.ndarray, completions: Sequence[str], **columns: Any
+) -> list[Judgement]:
+    """Scores completions by a recipe's reward, and says which answers are right.
+
+    By the rule of the table above an answer is right if it equals the truth, and
+    well-formed if there is one, whatever the two are worth. By a function of the
+    user's own it is right if its score is at least `reward.correct`, and
+    well-formed if it is at least `reward.format`.
+
+    Args:
+      reward: The recipe's reward.
+      prompts: `B` prompts.
+      completions: `B` completions.
+      **columns: Columns of the batch, `answer` among them.
+
+    Returns:
+      `B` judgements.
+
+    Raises:
+      RewardFailedError: The user's function failed.
+    """
+    if reward.function != BUILTIN:
+        try:
+            scores = build(reward)(prompts=prompts, completions=completions, **columns)
+        except NotFiniteError as error:
+            scores = error.scores
+        return [
+            Judgement(value, value >= reward.correct, value >= reward.format)
+            if math.isfinite(value)
+            else Judgement(None, False, False)
+            for value in scores
+        ]
+    judged = []
+    for text, truth in zip(completions, columns["answer"], strict=True):
+        found = extract_answer(text, reward.clip_chars)
+        value = score(
+            text,
+            truth,
+            correct=reward.correct,
+            format=reward.format,
+            clip_chars=reward.clip_chars,
+        )
+        judged.append(Judgement(value, _equal(found, truth), found is not None))
+    return judged
+
+
 def build(reward: Reward) -> RewardFn:
     """Makes the function that a trainer calls from the recipe's reward.
 
@@ -160,24 +250,26 @@ def build(reward: Reward) -> RewardFn:
     Returns:
       A function `(prompts, completions, **columns)` with the name of the one
       it calls, that gives one finite float per completion. It raises
-      HarnessError where the named function gives anything else.
+      RewardFailedError where the named function raises, takes longer than
+      `reward.timeout_seconds` or gives anything else, and NotFiniteError where
+      a number is not finite.
 
     Raises:
       HarnessError: The module cannot be imported, or has no such function.
     """
     function = _resolve(reward.function)
-    try:
-        parameters = inspect.signature(function).parameters
-    except ValueError:  # Some functions written in C do not tell theirs.
-        parameters = {}
-    settings = {
-        name: getattr(reward, name)
-        for name in ("correct", "format", "clip_chars")
-        if name in parameters
-    }
+    settings = _settings(reward, function)
 
-    def checked(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
-        values = function(prompts=prompts, completions=completions, **{**columns, **settings})
+    def checked(
+        prompts: Sequence[str] | np.ndarray, completions: Sequence[str], **columns: Any
+    ) -> list[float]:
+        arguments = {
+            "prompts": prompts,
+            "completions": completions,
+            **columns,
+            **settings,
+        }
+        values = _called(reward, function, arguments)
         return _floats(reward.function, values, len(completions))
 
     # The trainer names its metrics after the function, and passes on whatever
@@ -185,6 +277,136 @@ def build(reward: Reward) -> RewardFn:
     # the parameters stay hidden.
     checked.__name__ = reward.function.partition(":")[2]
     return checked
+
+
+def check_signature(reward: Reward, columns: Sequence[str]) -> None:
+    """Refuses a reward function that cannot be called with a batch.
+
+    Args:
+      reward: The recipe's reward.
+      columns: Names of the columns that a trainer passes beside `prompts` and
+        `completions`.
+
+    Raises:
+      HarnessError: The function is a coroutine function, or its parameters do
+        not take what it would be passed.
+    """
+    function = _resolve(reward.function)
+    if any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
+        for each in (function, getattr(function, "__call__", None))  # noqa: B004
+    ):
+        raise HarnessError(
+            f"reward.function '{reward.function}' is a coroutine function: the trainer calls it "
+            "as a plain one; run its loop inside, such as by asyncio.run"
+        )
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return
+    passed = dict.fromkeys(("prompts", "completions", *columns, *_settings(reward, function)))
+    try:
+        signature.bind(**passed)
+    except TypeError as error:
+        raise HarnessError(
+            f"reward.function '{reward.function}' cannot be called with prompts, completions and "
+            f"the columns {', '.join(columns)} ({error}): give it the parameters prompts, "
+            "completions and **columns"
+        ) from None
+
+
+def _settings(reward: Reward, function: Callable[..., Any]) -> dict[str, Any]:
+    """Gives those settings of the recipe that a function has among its parameters."""
+    try:
+        parameters: Mapping[str, Any] = inspect.signature(function).parameters
+    except ValueError:  # Some functions written in C do not tell theirs.
+        parameters = {}
+    return {
+        name: getattr(reward, name)
+        for name in ("correct", "format", "clip_chars")
+        if name in parameters
+    }
+
+
+def _called(reward: Reward, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Calls a function, within its time limit if there is one."""
+
+    def call() -> Any:
+        return function(**arguments)
+
+    limit = reward.timeout_seconds
+    try:
+        if limit is None or reward.function == BUILTIN:
+            values = call()
+        else:
+            values = _within(limit, call, reward.function)
+    except HarnessError:
+        raise
+    # A user's function may fail in any way; sys.exit in it is no wish to end.
+    except (Exception, SystemExit) as error:
+        raise RewardFailedError(
+            f"reward.function '{reward.function}' raised {_described(error, function)}",
+            _own_traceback(error),
+        ) from error
+    if inspect.iscoroutine(values):
+        values.close()
+        raise RewardFailedError(
+            f"reward.function '{reward.function}' must give a list of finite numbers, one per "
+            "completion, not a coroutine: run its loop inside, such as by asyncio.run"
+        )
+    return values
+
+
+def _within(limit: float, call: Callable[[], Any], path: str) -> Any:
+    """Calls a function on a thread of its own, for at most `limit` seconds."""
+    found: list[Any] = []
+    failed: list[BaseException] = []
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            found.append(context.run(call))
+        except BaseException as error:
+            failed.append(error)
+
+    # A daemon, so that a function that never returns does not hold the process.
+    thread = threading.Thread(target=work, name="reward", daemon=True)
+    thread.start()
+    thread.join(limit)
+    if thread.is_alive():
+        frame = sys._current_frames().get(thread.ident or -1)
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else None
+        raise RewardFailedError(
+            f"reward.function '{path}' took longer than reward.timeout_seconds = {limit:g}", stack
+        )
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def _user_frames(error: BaseException) -> TracebackType | None:
+    """Gives the traceback from the first frame that is not of this module."""
+    tail = error.__traceback__
+    while tail is not None and tail.tb_frame.f_code.co_filename == __file__:
+        tail = tail.tb_next
+    return tail or error.__traceback__
+
+
+def _own_traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(type(error), error, _user_frames(error)))
+
+
+def _described(error: BaseException, function: Callable[..., Any]) -> str:
+    """Names an error and the innermost line of the function's own file."""
+    frames = traceback.extract_tb(_user_frames(error))
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    own = [each for each in frames if code is not None and each.filename == code.co_filename]
+    told = " ".join(str(error).split())[:200]
+    text = f"{type(error).__name__}: {told}" if told else type(error).__name__
+    if not frames:
+        return text
+    last = (own or list(frames))[-1]
+    return f"{text} ({last.filename}, line {last.lineno})"
 
 
 def _resolve(path: str) -> Callable[..., Any]:
@@ -216,9 +438,9 @@ def _floats(path: str, values: Any, count: int) -> list[float]:
         f"one per completion, not {_shortened(values)}"
     )
     if array.ndim != 1 or array.dtype.kind not in "biuf":
-        raise HarnessError(refusal)
+        raise RewardFailedError(refusal)
     if len(array) != count:
-        raise HarnessError(
+        raise RewardFailedError(
             f"reward.function '{path}' gave {len(array)} numbers for {count} completions: "
             "it must give one each"
         )

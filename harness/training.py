@@ -8,8 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from harness import accounting, data, errors, files, progress, rewards, upstream
+from harness import (
+    accounting,
+    data,
+    errors,
+    files,
+    learning_signal,
+    progress,
+    reward_trial,
+    rewards,
+    upstream,
+)
 from harness import recipe as recipe_lib
+from harness.run_warning import RunWarning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +54,12 @@ class Trained:
     Attributes:
       steps: Figures of each global step, of all processes that took part.
       resumed_at: Optimizer step from which this process went on; none if it began.
+      warnings: What in the figures of all steps says that nothing can be learned.
     """
 
     steps: list[dict[str, float]]
     resumed_at: int | None
+    warnings: tuple[RunWarning, ...] = ()
 
 
 def train(
@@ -95,7 +108,7 @@ def train(
     cluster = make_cluster(recipe, directory=out, mends=mends, note={"run": run})
     scalars = upstream.Scalars(cluster)
     scalars.tell_again(before)
-    watch = _Watch(kept, scalars, options)
+    watch = _Watch(kept, scalars, options, before, lambda: cluster.global_steps)
     learner = upstream.make_learner(
         recipe,
         cluster=cluster,
@@ -121,19 +134,35 @@ def train(
     scalars.check_written()
     heard = scalars.since(0)
     steps = upstream.rows([*before, *heard], accounting.optimizer_steps_per_batch(recipe))
-    return Trained(steps, point.step if kept.resumed else None)
+    return Trained(
+        steps,
+        point.step if kept.resumed else None,
+        learning_signal.look([*before, *heard]),
+    )
 
 
 class _Watch:
     """Keeps what each batch logged, and stops where something is not finite."""
 
-    def __init__(self, kept: progress.Progress, scalars: upstream.Scalars, options: Options):
+    def __init__(
+        self,
+        kept: progress.Progress,
+        scalars: upstream.Scalars,
+        options: Options,
+        before: Sequence[progress.Scalar] = (),
+        global_steps: Callable[[], int] | None = None,
+    ):
         self._kept = kept
         self._scalars = scalars
         self._options = options
+        self._before = before
+        # A stock learner does not report its steps; the cluster counts them.
+        self._global_steps = global_steps
         self._recorded = 0
         self._looked_at = 0
         self._global_step = 0
+        self._sequences = (-1, 0)  # global step, and sequences of it that were scored
+        self._warned = False
 
     def doing(self, what: str, global_step: int) -> None:
         self._global_step = global_step
@@ -152,7 +181,15 @@ class _Watch:
         new = self._scalars.since(self._recorded)
         self._recorded += len(new)
         self._kept.record(progress.Entry(global_steps, tuple(new)))
+        self._warn_without_signal(global_steps)
         return self._options.stop()
+
+    def _warn_without_signal(self, global_steps: int) -> None:
+        if self._warned or global_steps < learning_signal.PATIENCE:
+            return
+        for found in learning_signal.look([*self._before, *self._scalars.since(0)]):
+            self._warned = True
+            self._options.say(f"warning: after global step {global_steps}, {found.text}")
 
     def checkpoint_saved(self, step: int, global_steps: int) -> None:
         upstream.seal(self._kept.out, step, global_steps, self._kept.identity.id)
@@ -164,8 +201,12 @@ class _Watch:
         def reward(
             prompts: Sequence[str], completions: Sequence[str], **columns: Any
         ) -> Sequence[float]:
+            where, name = self._where(len(completions), columns)
             try:
                 return reward_fn(prompts, completions, **columns)
+            except rewards.RewardFailedError as error:
+                batch = {"prompts": prompts, "completions": completions, **columns}
+                raise reward_trial.stopped(self._kept.out, name, where, error, batch) from error
             except rewards.NotFiniteError as found:
                 scores = np.asarray(found.scores)
                 self._not_finite(
@@ -189,6 +230,18 @@ class _Watch:
         # Upstream logs a reward under the name of its function.
         reward.__name__ = getattr(reward_fn, "__name__", "reward")
         return reward
+
+    def _where(self, count: int, columns: Mapping[str, Any]) -> tuple[str, str]:
+        """Return which sequences a call of the reward is of, and a name for its files."""
+        if self._global_steps is not None:
+            self._global_step = self._global_steps()
+        step = self._global_step + 1
+        if columns.get("mode") == "eval":
+            return f"validation in global step {step}, {count} sequences", f"validation-{step}"
+        counted, first = self._sequences
+        first = first if counted == step else 0
+        self._sequences = (step, first + count)
+        return f"global step {step}, sequences {first} to {first + count - 1}", f"rollout-{step}"
 
     def _not_finite(
         self, what: str, phase: str, name: str, arrays: Mapping[str, np.ndarray]

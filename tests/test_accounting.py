@@ -66,6 +66,8 @@ CAUSES = {
     "no-checkpoint-at-max-steps": ["optimizers.max_steps=6"],
     "kl-at-two-temperatures": ["ppo.beta=0.1"],
     "cache-too-large": ["rollout.cache_size=2048"],
+    "evaluation-by-another-rule": ["evaluation.rule=reference", "reward.clip_chars=4000"],
+    "right-by-threshold": ["reward.function=tests.test_runs:always_two"],
 }
 
 
@@ -73,6 +75,20 @@ CAUSES = {
 def test_a_surprise_comes_with_its_cause(surprise, cause):
     assert surprise not in surprises(recipe_lib.load("gemma3-1b"))
     assert surprise in surprises(recipe_lib.load("gemma3-1b", assignments=cause))
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["reward.clip_chars=4000"],
+        ["evaluation.rule=reference"],
+        ["evaluation.rule=reference", "reward.timeout_seconds=5"],
+        ["evaluation.rule=reward", "reward.correct=10"],
+    ],
+)
+def test_no_surprise_where_what_is_measured_is_what_is_trained_for(assignments):
+    found = surprises(recipe_lib.load("gemma3-1b", assignments=assignments))
+    assert not {"evaluation-by-another-rule", "right-by-threshold"} & found.keys()
 
 
 def test_the_tiny_preset_uses_every_batch():

@@ -199,15 +199,25 @@ def test_a_question_is_never_taken_for_template(question):
         ("Steps.\n#### 72", "72"),
         ("#### 1,234,567", "1234567"),
         ("#### -5", "-5"),
-        ("#### 2.50 dollars", "2.50"),
-        ("#### 7\n#### 8", "7"),
+        ("#### 2.50", "2.50"),
+        ("#### .5", ".5"),
+        ("#### 7\n#### 8", "8"),
+        ("#### 1. Count the pears\n8+2=10\n#### 10", "10"),
+        ("#### 72 \r\nThat is all.", "72"),
     ],
 )
 def test_the_answer_is_the_number_after_the_mark(answer, number):
     assert prompt.extract_answer(answer) == number
 
 
-@pytest.mark.parametrize("answer", ["", "72", "####72", "#### $72", "#### ,", "#### five"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("", "72", "####72", "####  72", "#### $72", "#### ,", "#### five", "#### 7\n####"),
+        *("#### 1/2", "#### 2:30", "#### 1e6", "#### 3 1/2", "#### 12-15", "#### 10."),
+        *("#### 2.50 dollars", "#### 1,5", "#### 12,34,567", "#### +5", "#### 10%", "#### 1.2.3"),
+    ],
+)
 def test_an_answer_without_number_is_an_error(answer):
     with pytest.raises(ValueError, match="no number after '#### '"):
         prompt.extract_answer(answer)

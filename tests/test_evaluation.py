@@ -55,7 +55,7 @@ def test_a_hand_labelled_table_is_scored_exactly_whatever_the_batches(size):
     )
     found = evaluation.evaluate(recipe, labelled, batches(size), stage="here")
     assert (found.accuracy, found.format_accuracy, found.total) == (3 / 5, 4 / 5, 5)
-    assert [(s.completion, s.score == 1.0, s.score > 0) for s in found.samples] == LABELLED
+    assert [(s.completion, s.score == 1.0, (s.score or 0) > 0) for s in found.samples] == LABELLED
     assert [s.index for s in found.samples] == list(range(5))
     assert {s.stage for s in found.samples} == {"here"}
     assert [s.answer for s in found.samples] == ANSWERS
@@ -206,7 +206,82 @@ def test_greedy_is_the_likeliest_token_of_a_full_forward_pass(answering):
     assert counts[0] == len(written)
 
 
-def test_accuracy_is_by_the_reference_rule_whatever_the_reward():
-    recipe = recipe_lib.replace(small_recipe(), "reward.correct=5.0", "reward.format=-1.0")
-    assert evaluation.evaluate(recipe, labelled, batches(8)).accuracy == 3 / 5
-    assert rewards.build(recipe.reward)([""], ["#### 1"], answer=["2"]) == [-1.0]
+def polite(prompts, generation, key):
+    """The labelled answers, each followed by 400 characters of politeness."""
+    texts, tokens = labelled(prompts, generation, key)
+    return [f"{text} {'Thank you. ' * 37}" for text in texts], tokens
+
+
+def scores_of(found: evaluation.Evaluation) -> list[float | None]:
+    return [sample.score for sample in found.samples]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "generate", "accuracy", "scores"),
+    [
+        ([], labelled, 3 / 5, [1.0, 0.1, 1.0, 1.0, 0.0]),
+        ([], polite, 0.0, [0.0] * 5),
+        (["reward.clip_chars=4000"], polite, 3 / 5, [1.0, 0.1, 1.0, 1.0, 0.0]),
+        (["reward.clip_chars=4000", "evaluation.rule=reference"], polite, 0.0, [0.0] * 5),
+        (["reward.correct=10"], labelled, 3 / 5, [10.0, 0.1, 10.0, 10.0, 0.0]),
+        (
+            ["reward.correct=10", "evaluation.rule=reference"],
+            labelled,
+            3 / 5,
+            [1.0, 0.1, 1.0, 1.0, 0.0],
+        ),
+        (
+            ["reward.correct=5.0", "reward.format=-1.0"],
+            labelled,
+            3 / 5,
+            [5.0, -1.0, 5.0, 5.0, 0.0],
+        ),
+        # Right and well-formed are told apart where both are worth the same.
+        (["reward.format=1.0"], labelled, 3 / 5, [1.0, 1.0, 1.0, 1.0, 0.0]),
+    ],
+)
+def test_what_is_measured_is_what_is_trained_for_unless_said_otherwise(
+    assignments, generate, accuracy, scores
+):
+    recipe = recipe_lib.replace(small_recipe(), *assignments)
+    found = evaluation.evaluate(recipe, generate, batches(8))
+    assert found.accuracy == accuracy
+    assert found.format_accuracy == (4 / 5 if any(scores) else 0.0)
+    assert scores_of(found) == scores
+    if recipe.evaluation.rule is None:
+        texts, _ = generate([f"prompt {row}" for row in range(5)], None, None)
+        trained_for = rewards.build(recipe.reward)([""] * 5, texts, answer=ANSWERS)
+        assert scores_of(found) == trained_for
+
+
+def by_length(prompts, completions, *, answer, question, mode):
+    """A function of the user's own: what it is called with, and what its scores mean."""
+    assert mode == "eval"
+    assert [str(each) for each in question] == [f"question {each.split()[1]}" for each in prompts]
+    assert {str(each) for each in answer} <= set(ANSWERS)
+    return [{"five": float("nan")}.get(text, len(text) / 10) for text in completions]
+
+
+def test_a_function_of_the_users_own_is_the_rule_too():
+    recipe = recipe_lib.replace(small_recipe(), "reward.function=tests.test_evaluation:by_length")
+    found = evaluation.evaluate(recipe, labelled, batches(2))
+    lengths = [len(text) / 10 for text, *_ in LABELLED]
+    assert scores_of(found) == [*lengths[:4], None]
+    assert found.accuracy == sum(each >= 1.0 for each in lengths[:4]) / 5
+    assert found.format_accuracy == 4 / 5
+    by_reference = recipe_lib.replace(recipe, "evaluation.rule=reference")
+    assert evaluation.evaluate(by_reference, labelled, batches(2)).accuracy == 3 / 5
+
+
+def breaks_on_the_third(prompts, completions, **columns):
+    del prompts, columns
+    return [1.0 if "-3" not in text else 1 / 0 for text in completions]
+
+
+def test_a_function_that_fails_in_evaluation_names_the_problems():
+    name = "tests.test_evaluation:breaks_on_the_third"
+    recipe = recipe_lib.replace(small_recipe(), f"reward.function={name}")
+    with pytest.raises(evaluation.ScoringFailedError, match="ZeroDivisionError") as failed:
+        evaluation.evaluate(recipe, labelled, batches(2))
+    assert failed.value.problems == (2, 3)
+    assert list(failed.value.batch["completions"]) == [text for text, *_ in LABELLED[2:4]]

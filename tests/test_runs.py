@@ -11,6 +11,7 @@ from harness import recipe as recipe_lib
 from harness.data import arithmetic
 from harness.errors import HarnessError
 from harness.models import checkpoint, gemma
+from harness.report import kinds
 from tests.conftest import run_small, small_recipe
 
 PROBLEMS = arithmetic.problems(recipe_lib.Arithmetic(train_problems=80, test_problems=6, seed=7))
@@ -60,6 +61,22 @@ def test_weights_from_a_checkpoint_need_no_warm_start(own_parts):
 
 def test_a_reward_of_ones_own_is_the_reward_that_is_learned_from(own_parts):
     assert [row["reward_mean"] for row in own_parts.json["steps"]] == [2.0]
+
+
+def test_a_reward_of_one_value_in_every_row_is_reported_in_the_result(own_parts):
+    (found,) = own_parts.json["warnings"]
+    assert found["id"] == "no-reward-spread"
+    assert found["text"].startswith("in 1 of 1 batch(es) all sequences had one reward: every")
+    page = kinds.Run.model_validate(own_parts.json)
+    assert page.trained.accuracy == 1.0
+
+
+def test_what_is_measured_is_the_reward_that_is_learned_from(own_parts):
+    assert own_parts.json["baseline"]["accuracy"] == own_parts.json["trained"]["accuracy"] == 1.0
+    lines = (own_parts.out / "samples.jsonl").read_text().splitlines()
+    assert {json.loads(line)["score"] for line in lines} == {2.0}
+    surprises = [each["id"] for each in own_parts.json["accounting"]["surprises"]]
+    assert "right-by-threshold" in surprises
 
 
 def test_a_reference_model_validation_dual_clip_and_entropy_run(own_parts):

@@ -8,17 +8,19 @@ second epoch draws other problems, those of the validation batches among them.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import grain
 
-from harness.data import arithmetic
+from harness.data import arithmetic, prompt_check, truths
 from harness.data.cache import cache_root
 from harness.data.problem import Problem
 from harness.data.prompt import extract_answer, format_prompt
+from harness.data.prompt_check import Encoder
 from harness.errors import HarnessError
 from harness.recipe import Data, Recipe, train_batches
+from harness.run_warning import RunWarning
 
 __all__ = [
     "Dataset",
@@ -30,14 +32,6 @@ __all__ = [
     "load",
     "supervised_problems",
 ]
-
-
-class Encoder(Protocol):
-    """What the data needs of a tokenizer: to count a prompt's tokens."""
-
-    def encode(self, text: str) -> list[int]:
-        """Gives the ids of a text, without `<bos>`."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +49,8 @@ class Dataset:
       long_prompts: Per split, the prompts over `rollout.max_prompt_length`
         that were dropped from it.
       problems: Per split, the problems that remain, before batching.
+      warnings: What was found that does not stop a run.
+      first_prompt: The pieces of one prompt, `<bos>` included.
     """
 
     train: grain.MapDataset
@@ -62,6 +58,8 @@ class Dataset:
     test: grain.MapDataset
     long_prompts: Mapping[str, int]
     problems: Mapping[str, int]
+    warnings: tuple[RunWarning, ...] = ()
+    first_prompt: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,25 +84,32 @@ def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
     Args:
       recipe: Source, sizes and seeds. Only `data.shuffle_seed` and, for the
         built-in problems, `data.arithmetic.seed` decide order and content.
-      tokenizer: Counts the tokens of prompts.
+      tokenizer: Encodes prompts.
 
     Returns:
-      The batches.
+      The batches, and warnings.
 
     Raises:
       HarnessError: The source cannot be read, holds fewer full batches than
-        `data.num_batches` or no test problem, or has a used prompt over
-        `rollout.max_prompt_length` while `data.long_prompts` is `refuse`.
+        `data.num_batches` or no test problem, has a used prompt over
+        `rollout.max_prompt_length` while `data.long_prompts` is `refuse`, or a
+        truth or a prompt that cannot be used; see `truths` and `prompt_check`.
     """
     size = recipe.batching.batch
     used = {"train": recipe.data.num_batches * size, "test": recipe.data.num_test_batches * size}
     kept: dict[str, Sequence[Problem]] = {}
     long_prompts: dict[str, int] = {}
-    for split, rows in _sources(recipe).items():
+    sources = _sources(recipe)
+    # Each split is read in one go here; the batches are read row by row.
+    everything = {split: list(rows) for split, rows in sources.items()}
+    truths.check(recipe, everything, functools.partial(_locate, recipe))
+    checked = prompt_check.check(recipe, tokenizer, [*everything["train"], *everything["test"]])
+    for split, rows in sources.items():
         drop = recipe.data.long_prompts == "drop"
         kept[split] = _fitting(recipe, tokenizer, rows) if drop else rows
         long_prompts[split] = len(rows) - len(kept[split])
     problems = {split: len(rows) for split, rows in kept.items()}
+    _refuse_if_none_fits(recipe, tokenizer, everything["train"])
     _check_sizes(recipe, problems, long_prompts)
     shuffled: dict[str, Any] = {split: _shuffled(recipe, rows) for split, rows in kept.items()}
     if recipe.data.long_prompts == "refuse":
@@ -130,6 +135,8 @@ def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
         test=shuffled["test"].map(columns).batch(size)[: recipe.data.num_test_batches],
         long_prompts=long_prompts,
         problems=problems,
+        warnings=(*checked.warnings, *truths.warnings(everything)),
+        first_prompt=checked.pieces,
     )
 
 
@@ -159,6 +166,14 @@ def _sources(recipe: Recipe) -> dict[str, Sequence[Problem]]:
     return {**gsm8k.prepare(recipe.data.source, cache_root())}
 
 
+def _locate(recipe: Recipe, wanted: Callable[[Problem], bool]) -> tuple[str, Problem] | None:
+    if recipe.data.source == "arithmetic":
+        return None
+    from harness.data import gsm8k
+
+    return gsm8k.locate(recipe.data.source, wanted)
+
+
 def _shuffled(recipe: Recipe, rows: Sequence[Problem]) -> grain.MapDataset:
     return grain.MapDataset.source(rows).shuffle(seed=recipe.data.shuffle_seed)
 
@@ -180,6 +195,19 @@ def _fitting(recipe: Recipe, tokenizer: Encoder, rows: Sequence[Problem]) -> Seq
     limit = recipe.rollout.max_prompt_length
     indices = [i for i, row in enumerate(rows) if _length(recipe, tokenizer, row) <= limit]
     return rows if len(indices) == len(rows) else _Selection(rows, indices)
+
+
+def _refuse_if_none_fits(recipe: Recipe, tokenizer: Encoder, rows: Sequence[Problem]) -> None:
+    limit = recipe.rollout.max_prompt_length
+    # Mostly the first does; all are counted only where none does.
+    if any(_length(recipe, tokenizer, row) <= limit for row in rows):
+        return
+    shortest = min(_length(recipe, tokenizer, row) for row in rows)
+    raise HarnessError(
+        f"none of the {len(rows)} train prompts fits rollout.max_prompt_length = {limit} tokens "
+        f"(the shortest has {shortest}): raise rollout.max_prompt_length and rollout.cache_size, "
+        "or shorten data.prompt"
+    )
 
 
 def _refuse_long(recipe: Recipe, tokenizer: Encoder, split: str, in_use: Iterable[Any]) -> None:

@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -110,6 +110,29 @@ def prepare(source: str, cache_dir: pathlib.Path) -> dict[str, Rows]:
     if folder:
         return _prepare_tfds(str(epath.Path(folder).expanduser()))
     return _prepare_tfds(str(cache_dir / "gsm8k" / "tfds"))
+
+
+def locate(source: str, wanted: Callable[[Problem], bool]) -> tuple[str, Problem] | None:
+    """Return the first problem of local files for which a predicate holds.
+
+    Args:
+      source: As for `prepare`.
+      wanted: The predicate.
+
+    Returns:
+      `FILE, line N` and the problem; None if there is none, or the source is
+      not `jsonl:DIR`.
+    """
+    kind, _, named = source.partition(":")
+    if kind != "jsonl":
+        return None
+    folder = epath.Path(named).expanduser()
+    for split in SPLITS:
+        path = folder / f"{split}.jsonl"
+        for number, problem in enumerate(_parse(path, _read(path)), start=1):
+            if wanted(problem):
+                return f"{path}, line {number}", problem
+    return None
 
 
 def _prepare_jsonl(folder: epath.Path, cache_dir: pathlib.Path) -> dict[str, Rows]:
