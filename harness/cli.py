@@ -283,6 +283,63 @@ def e2e(
     return int(any(each.holds is False for each in figures))
 
 
+@cli.command()
+@click.option("--set", "assignments", multiple=True, metavar="A.B=V", help="One field changed.")
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=pathlib.Path),
+    help="Folder for checkpoint and run; new or empty. At the real size it takes 15 GB.",
+)
+@click.option(
+    "--max-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=16.0,
+    show_default=True,
+    help="Host memory at which the process is ended.",
+)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15.0,
+    show_default=True,
+    help="Exit with 1 if it took longer.",
+)
+@click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
+def rehearse(
+    assignments: tuple[str, ...],
+    out: pathlib.Path,
+    max_gib: float,
+    max_minutes: float,
+    json_file: pathlib.Path | None,
+) -> int:
+    """Run the path of e2e on random weights of the real size, on the CPU.
+
+    Writes a Gemma 3 1B checkpoint, loads it, evaluates, trains both models on short sequences
+    in bfloat16, saves, restores and evaluates again; prints seconds and bytes of each part.
+    """
+    # Nothing here is for an accelerator: one that happens to be in this machine is left alone.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    _quiet_libraries()
+    from harness import rehearse as rehearse_lib
+
+    console = Console()
+    limits = rehearse_lib.Limits(bytes=int(max_gib * 2**30), seconds=60 * max_minutes)
+    found = rehearse_lib.run(out, assignments=assignments, limits=limits, console=console)
+    if json_file is not None:
+        _write_json(json_file, found.to_dict())
+    console.print(_rehearsal_table(found))
+    for sentence in found.wrong:
+        console.print(f"[bold]wrong[/bold]: {escape(sentence)}", soft_wrap=True)
+    console.print(
+        f"{found.seconds:.0f} seconds, peak resident set {found.peak_bytes / 2**30:.2f} GiB; "
+        f"checkpoint {found.checkpoint_bytes / 1e9:.2f} GB, saved by training "
+        f"{found.saved_bytes / 1e9:.2f} GB"
+    )
+    return int(bool(found.wrong))
+
+
 def _recipe_of_run(
     mode: Any, out: pathlib.Path, resume: bool, recipe_options: dict[str, Any]
 ) -> tuple[recipe_lib.Recipe, Any]:
@@ -690,6 +747,22 @@ def _print_result(
         f"{', '.join(result.mends) or 'none'}; checkpoint of step {result.checkpoint_step}"
     )
     console.print(f"written: {escape(str(out / 'result.json'))}", soft_wrap=True)
+
+
+def _rehearsal_table(found: Any) -> Table:
+    table = Table("part", "calls", "seconds", "of it first call", "peak GiB", "held after, GiB")
+    depth: dict[str | None, int] = {None: 0}
+    for each in found.parts:
+        depth[each["name"]] = depth[each["within"]] + 1
+        table.add_row(
+            "  " * (depth[each["name"]] - 1) + each["name"],
+            str(each["calls"]),
+            f"{each['seconds']:.1f}",
+            f"{each['first_seconds']:.1f}",
+            f"{each['peak_bytes'] / 2**30:.2f}",
+            f"{each['end_bytes'] / 2**30:.2f}",
+        )
+    return table
 
 
 def _check_table(report: Any) -> Table:

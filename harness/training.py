@@ -10,6 +10,7 @@ import numpy as np
 
 from harness import accounting, data, errors, files, progress, rewards, upstream
 from harness import recipe as recipe_lib
+from harness.measure import parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Options:
       stop: Asked between two batches; once it says so, the run is saved and ended.
       continue_on_nan: Whether figures that are not finite are told and gone on from.
       say: Takes a line for the person who watches.
+      part: Measures a block by name; see `harness.measure.parts`.
     """
 
     stop: Callable[[], bool] = lambda: False
     continue_on_nan: bool = False
     say: Callable[[str], None] = lambda line: None
+    part: parts.Part = parts.unmeasured
 
     def check(self, kept: progress.Progress) -> None:
         """Ends the run if it is asked to.
@@ -93,6 +96,8 @@ def train(
     if kept.resumed:
         options.say(f"training goes on from optimizer step {point.step}")
     cluster = make_cluster(recipe, directory=out, mends=mends, note={"run": run})
+    if options.part is not parts.unmeasured:
+        upstream.measure(cluster, options.part)
     scalars = upstream.Scalars(cluster)
     scalars.tell_again(before)
     watch = _Watch(kept, scalars, options)
@@ -155,7 +160,8 @@ class _Watch:
         return self._options.stop()
 
     def checkpoint_saved(self, step: int, global_steps: int) -> None:
-        upstream.seal(self._kept.out, step, global_steps, self._kept.identity.id)
+        with self._options.part("seal"):
+            upstream.seal(self._kept.out, step, global_steps, self._kept.identity.id)
         self._options.check(self._kept)
 
     def guarded(self, reward_fn: upstream.RewardFn) -> upstream.RewardFn:
