@@ -85,6 +85,13 @@ def _own_words() -> Iterator[None]:
             logger.removeFilter(said_once)
 
 
+_force_option = click.option(
+    "--force",
+    is_flag=True,
+    help="Go on where the recipe needs more memory than there is.",
+)
+
+
 def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
@@ -182,6 +189,7 @@ def cli() -> None:
     type=click.Path(path_type=pathlib.Path),
     help="Hold the loaded model to log-probs made by make-log-probs.",
 )
+@_force_option
 def run(
     mode: Any,
     out: pathlib.Path,
@@ -189,6 +197,7 @@ def run(
     resume: bool,
     continue_on_nan: bool,
     log_probs: pathlib.Path | None,
+    force: bool,
     **recipe_options: Any,
 ) -> int:
     """Run the recipe: evaluate, train by PPO, restore, evaluate again.
@@ -198,6 +207,10 @@ def run(
     """
     recipe, mode = _recipe_of_run(mode, out, resume, recipe_options)
     _quiet_libraries()
+    from harness import footprint
+
+    if not force:
+        footprint.check(recipe, footprint.capacity(recipe))
     from harness import pipeline
 
     console = Console()
@@ -245,12 +258,14 @@ def run(
     type=click.Path(path_type=pathlib.Path),
     help="Hold the loaded model to log-probs made by make-log-probs.",
 )
+@_force_option
 def e2e(
     device: str,
     max_batches: int | None,
     out: pathlib.Path,
     resume: bool,
     log_probs: pathlib.Path | None,
+    force: bool,
     **recipe_options: Any,
 ) -> int:
     """Run the recipe on a chip, and hold every figure to what it should be."""
@@ -263,7 +278,7 @@ def e2e(
 
     recipe = e2e_lib.recipe_for(_load_recipe(**recipe_options), device, max_batches)
     console = Console()
-    console.print(_check_table(e2e_lib.examine(recipe)))
+    console.print(_check_table(e2e_lib.examine(recipe, force=force)))
     chip = e2e_lib.chip()
     planned = e2e_lib.plan(recipe, chip, "mended") if chip else None
     console.print(

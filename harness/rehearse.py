@@ -8,6 +8,7 @@ so that a machine without an accelerator gets through it.
 
 import contextlib
 import dataclasses
+import gc
 import os
 import pathlib
 import sys
@@ -158,6 +159,7 @@ def run(
     with _ended_beyond(limits.bytes, parts), parts("rehearsal"):
         with parts("write checkpoint"):
             sha256 = write_checkpoint(recipe, out)
+            gc.collect()  # modules refer to themselves, and would keep the weights
         result = pipeline.run(
             recipe, out / "run", console=console, log_probs=out / "log_probs.json", part=parts
         )

@@ -346,6 +346,9 @@ def make_cluster(
         if directory
         else None,
     )
+    if "model-not-donated" in mends and training.gradient_accumulation_steps == 1:
+        # Upstream holds a float32 accumulator of all that is trained, for a sum of one.
+        training.gradient_accumulation_steps = None
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.CRITIC, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys((*roles, rl_cluster.Role.REFERENCE), mesh),
