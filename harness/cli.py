@@ -765,7 +765,10 @@ def _print_result(
 
 
 def _rehearsal_table(found: Any) -> Table:
-    table = Table("part", "calls", "seconds", "of it first call", "peak GiB", "held after, GiB")
+    table = Table(
+        *("part", "calls", "seconds", "of it first call", "on processors"),
+        *("peak GiB", "held after, GiB"),
+    )
     depth: dict[str | None, int] = {None: 0}
     for each in found.parts:
         depth[each["name"]] = depth[each["within"]] + 1
@@ -774,6 +777,7 @@ def _rehearsal_table(found: Any) -> Table:
             str(each["calls"]),
             f"{each['seconds']:.1f}",
             f"{each['first_seconds']:.1f}",
+            f"{each['processor_seconds']:.1f}",
             f"{each['peak_bytes'] / 2**30:.2f}",
             f"{each['end_bytes'] / 2**30:.2f}",
         )

@@ -156,7 +156,7 @@ def run(
     _claim(out)
     parts = parts_lib.Parts()
     start = time.perf_counter()
-    with _ended_beyond(limits.bytes, parts), parts("rehearsal"):
+    with ended_beyond(limits.bytes, parts), parts("rehearsal"):
         with parts("write checkpoint"):
             sha256 = write_checkpoint(recipe, out)
             gc.collect()  # modules refer to themselves, and would keep the weights
@@ -177,7 +177,7 @@ def run(
             for role in ("actor", "critic")
         ),
         parts=found,
-        wrong=tuple(_wrong(result, sha256, seconds, limits)),
+        wrong=tuple(wrong(result, sha256, seconds, limits)),
         environment=environment.fingerprint(),
     )
 
@@ -211,7 +211,7 @@ def _claim(out: pathlib.Path) -> None:
         raise files.cannot_write(out, error) from None
 
 
-def _wrong(
+def wrong(
     result: pipeline.Result, sha256: str, seconds: float, limits: Limits
 ) -> Iterator[str]:
     """Return what did not hold, a sentence each."""
@@ -237,7 +237,7 @@ def _end(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _ended_beyond(
+def ended_beyond(
     limit: int,
     parts: parts_lib.Parts,
     *,

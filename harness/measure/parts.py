@@ -30,6 +30,8 @@ class Measured:
       within: Name of the part in which it ran, `None` at the top.
       calls: How often it ran.
       seconds: Wall time of all calls, the parts within it included.
+      processor_seconds: Time of all threads of the process on its processors, of all calls: on a
+        busy machine it says what the wall time cannot.
       first_seconds: Wall time of the first call, in which programs are compiled.
       start_bytes: Resident set when it first began.
       peak_bytes: Largest resident set during any call.
@@ -40,6 +42,7 @@ class Measured:
     within: str | None
     calls: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     first_seconds: float = 0.0
     start_bytes: int = 0
     peak_bytes: int = 0
@@ -59,6 +62,7 @@ class Parts:
         self,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        processor: Callable[[], float] = time.process_time,
         resident: Callable[[], int] = memory.process_memory,
         peak: Callable[[], int] | None = None,
         reset: Callable[[], bool] | None = None,
@@ -67,11 +71,12 @@ class Parts:
 
         Args:
           clock: Returns seconds from any fixed moment.
+          processor: Returns seconds that the process had on its processors.
           resident: Returns the bytes of the resident set.
           peak: Returns its peak in bytes since `reset`.
           reset: Resets the peak; returns whether it could.
         """
-        self._clock, self._resident = clock, resident
+        self._clock, self._processor, self._resident = clock, processor, resident
         self._read_peak, self._reset = peak or peak_resident, reset or reset_peak
         self._lock = threading.RLock()
         self._running: list[Measured] = []
@@ -95,12 +100,13 @@ class Parts:
             if not part.calls:
                 part.start_bytes = self._resident()
             self._running.append(part)
-            start = self._clock()
+            start, worked = self._clock(), self._processor()
         try:
             yield
         finally:
             with self._lock:
                 seconds = self._clock() - start
+                part.processor_seconds += self._processor() - worked
                 self._note_peak()
                 self._running.remove(part)
                 part.first_seconds = part.first_seconds if part.calls else seconds

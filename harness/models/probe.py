@@ -1,5 +1,6 @@
 """What was loaded, and whether it computes what it should: checksum and log-probs of a prompt."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -84,13 +85,24 @@ def _all_log_probs(
 ) -> tuple[list[int], np.ndarray]:
     """Return the prompt's tokens [T] and the log-probs [T, V] of all that may follow each."""
     tokens = [tokenizer.bos_id(), *tokenizer.encode(prompt)]
+    graph, state = nnx.split(policy)
     with mesh:
-        return tokens, np.asarray(_log_probs(*nnx.split(policy), jnp.array([tokens]))[0])
+        return tokens, np.asarray(_log_probs(_Graph(graph), state, jnp.array([tokens]))[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Graph:
+    """A module without its arrays; upstream's own cannot be hashed."""
+
+    graph: Any
+
+    def __hash__(self) -> int:
+        return hash(type(self.graph))
 
 
 @functools.partial(jax.jit, static_argnums=0)  # nnx.jit would return the whole model
-def _log_probs(graph: nnx.GraphDef, state: nnx.State, tokens: jax.Array) -> jax.Array:
-    policy = nnx.merge(graph, state)
+def _log_probs(module: _Graph, state: nnx.State, tokens: jax.Array) -> jax.Array:
+    policy = nnx.merge(module.graph, state)
     mask = jnp.ones_like(tokens, bool)
     logits, _ = policy(
         tokens,
