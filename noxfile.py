@@ -134,6 +134,13 @@ def kill_study(session: nox.Session) -> None:
 
 
 @nox.session
+def mesh_study(session: nox.Session) -> None:
+    """Runs the recipe, a resume included, on every mesh of eight devices, and compares them."""
+    install(session)
+    session.run("python", "-m", "tests.meshes", *session.posargs, env=CPU | CONFORMANCE)
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """Every property, slow ones too, and every reproduction, on Tunix stock and mended."""
     install(session)

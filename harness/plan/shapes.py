@@ -25,7 +25,8 @@ def of(recipe: recipe_lib.Recipe) -> tuple[str, ...]:
 def group(recipe: recipe_lib.Recipe, mends: Collection[str]) -> int:
     """Sequences that are generated and valued together, before micro-batches."""
     if "whitening-group" in mends:
-        return recipe.batching.mini_batch
+        whole = "mini-batch-off-policy" in mends
+        return recipe.batching.batch if whole else recipe.batching.mini_batch
     return max(accounting.whitening_groups(recipe.batching))
 
 
