@@ -135,7 +135,7 @@ def run(
     out: pathlib.Path,
     *,
     assignments: tuple[str, ...] = (),
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = Limits(),
     console: Console | None = None,
 ) -> Rehearsal:
     """Write the checkpoint and run the recipe on it.
@@ -211,9 +211,7 @@ def _claim(out: pathlib.Path) -> None:
         raise files.cannot_write(out, error) from None
 
 
-def wrong(
-    result: pipeline.Result, sha256: str, seconds: float, limits: Limits
-) -> Iterator[str]:
+def wrong(result: pipeline.Result, sha256: str, seconds: float, limits: Limits) -> Iterator[str]:
     """Return what did not hold, a sentence each."""
     loaded = (result.model or {}).get("sha256")
     if loaded != sha256:

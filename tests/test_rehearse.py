@@ -7,9 +7,8 @@ import threading
 
 import pytest
 
-from harness import rehearse
 from harness import recipe as recipe_lib
-from harness.errors import HarnessError
+from harness import rehearse
 from harness.measure import memory
 from harness.measure import parts as parts_lib
 from harness.models import checkpoint
@@ -41,11 +40,8 @@ def test_every_piece_of_the_path_is_measured(rehearsed):
     assert found.wrong == ()
     parts = {each["name"]: each for each in found.parts}
     whole = {"load": "prepare", "checksum": "prepare", "compare log-probs": "prepare"}
-    pieces = {
-        name: "train"
-        for name in ("rollout", "log-probs", "values", "actor step", "critic step")
-        + ("checkpoint", "seal")
-    }
+    steps = ("rollout", "log-probs", "values", "actor step", "critic step", "checkpoint", "seal")
+    pieces = dict.fromkeys(steps, "train")
     phases = ("write checkpoint", "prepare", "build", "baseline", "train", "restore", "trained")
     assert {name: each["within"] for name, each in parts.items()} == {
         "rehearsal": None,
@@ -140,9 +136,12 @@ def test_a_process_that_grows_past_the_limit_ends_with_a_word():
         said.append(message)
         ended.set()
 
-    with parts("rehearsal"), parts("train"):
-        with rehearse.ended_beyond(2**30, parts, resident=lambda: 2**31, end=end):
-            assert ended.wait(60)
+    with (
+        parts("rehearsal"),
+        parts("train"),
+        rehearse.ended_beyond(2**30, parts, resident=lambda: 2**31, end=end),
+    ):
+        assert ended.wait(60)
     assert said == [
         "the rehearsal holds 2.00 GiB in rehearsal > train, more than the 1.00 GiB that it may: "
         "give it more by --max-gib, or fewer layers by --set model.num_layers=N"
