@@ -160,6 +160,7 @@ def run(
         with parts("write checkpoint"):
             sha256 = write_checkpoint(recipe, out)
             gc.collect()  # modules refer to themselves, and would keep the weights
+            memory.give_back()
         result = pipeline.run(
             recipe, out / "run", console=console, log_probs=out / "log_probs.json", part=parts
         )

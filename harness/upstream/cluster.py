@@ -21,8 +21,9 @@ from tunix.sft import metrics_logger
 
 from harness import accounting, errors
 from harness import recipe as recipe_lib
+from harness.measure import memory
 from harness.tokenizer import Tokenizer
-from harness.upstream import donation, rebind, rollout, versions, writers
+from harness.upstream import donation, rebind, rollout, saving, versions, writers
 from harness.upstream import temperature as temperature_lib
 
 Cluster = rl_cluster.RLCluster
@@ -59,7 +60,8 @@ class MendedCluster(rl_cluster.RLCluster):
         """
         self._mends = frozenset(mends)
         self._note = dict(note or {})
-        super().__init__(**kwargs)
+        with saving.bounded(kwargs["actor"], kwargs["critic"]):
+            super().__init__(**kwargs)
         if "model-not-donated" in self._mends:
             self._donate_models()
         if "resume-mid-batch-step" in self._mends:
@@ -174,6 +176,7 @@ class MendedCluster(rl_cluster.RLCluster):
                 f"the checkpoint of step {step} cannot be written ({reason}): make room, then go "
                 "on from the one before by --resume"
             ) from None
+        memory.give_back()
         self.checkpoint_due = False
         return step
 
