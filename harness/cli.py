@@ -627,6 +627,12 @@ def gate(
     help="Plan for Tunix as `run` mends it, or as it is.",
 )
 @click.option("--workers", type=click.IntRange(1, 8), help="Compilers side by side.")
+@click.option(
+    "--compiler-flags",
+    default="",
+    metavar="FLAGS",
+    help="Flags for the TPU compiler; no variable of the environment reaches it.",
+)
 @click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
 def plan(
     chip: str,
@@ -635,6 +641,7 @@ def plan(
     sweep: bool,
     mode: Any,
     workers: int | None,
+    compiler_flags: str,
     json_file: pathlib.Path | None,
     **recipe_options: Any,
 ) -> int:
@@ -653,13 +660,15 @@ def plan(
     with (
         compiler.Compiler(
             place,
-            store.Store(),
+            store.Store(compiler_flags=compiler_flags),
             workers=workers,
-            progress=lambda text: said.print(escape(text), style="dim"),
+            progress=lambda text: said.print(escape(text), style="dim", soft_wrap=True),
         ) as compiling,
     ):
         planner = planning.Planner(recipe, mode, compiling)
         found = planning.make(planner, names=names, sizes=sizes, sweep=sweep)
+    found["compiler_flags"] = compiler_flags
+    found["host"]["variables_not_passed_on"] = list(compiling.not_passed_on)
     if json_file is not None:
         _write_json(json_file, found)
     console.print(table.render(found))
