@@ -131,7 +131,9 @@ def rehearse(session: nox.Session) -> None:
     if not any(each == "--json" or each.startswith("--json=") for each in arguments):
         pathlib.Path("runs").mkdir(exist_ok=True)
         arguments += ["--json", os.fspath(pathlib.Path("runs", "rehearse.json"))]
-    session.run("python", "-m", "harness", "rehearse", *arguments, env=CPU)
+    # XLA would hold a float32 copy of all bfloat16 weights while it decodes.
+    flags = {"XLA_FLAGS": "--xla_disable_hlo_passes=while-loop-invariant-code-motion"}
+    session.run("python", "-m", "harness", "rehearse", *arguments, env=CPU | flags)
 
 
 @nox.session

@@ -107,19 +107,20 @@ class Parts:
             with self._lock:
                 seconds = self._clock() - start
                 part.processor_seconds += self._processor() - worked
-                self._note_peak()
+                part.end_bytes = self._note_peak()
                 self._running.remove(part)
                 part.first_seconds = part.first_seconds if part.calls else seconds
                 part.calls += 1
                 part.seconds += seconds
-                part.end_bytes = self._resident()
 
-    def _note_peak(self) -> None:
-        """Add the peak so far to every running part, and begin a new one."""
-        peak = self._read_peak()
+    def _note_peak(self) -> int:
+        """Add the peak so far to every running part, and begin a new one; return what is held."""
+        held = self._resident()
+        peak = max(self._read_peak(), held)  # the kernel's counters lag behind each other
         for part in self._running:
             part.peak_bytes = max(part.peak_bytes, peak)
         self.peaks_are_reset &= self._reset()
+        return held
 
     @property
     def running(self) -> tuple[str, ...]:
