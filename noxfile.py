@@ -139,6 +139,23 @@ def _e2e(session: nox.Session, device: str) -> None:
 
 
 @nox.session
+def rehearse(session: nox.Session) -> None:
+    """The path of e2e on random weights of the real size, on the CPU; writes runs/rehearse."""
+    install(session)
+    arguments = list(session.posargs)
+    if not any(each == "--out" or each.startswith("--out=") for each in arguments):
+        out = pathlib.Path("runs", "rehearse")
+        shutil.rmtree(out, ignore_errors=True)
+        arguments = ["--out", os.fspath(out), *arguments]
+    if not any(each == "--json" or each.startswith("--json=") for each in arguments):
+        pathlib.Path("runs").mkdir(exist_ok=True)
+        arguments += ["--json", os.fspath(pathlib.Path("runs", "rehearse.json"))]
+    # XLA would hold a float32 copy of all bfloat16 weights while it decodes.
+    flags = {"XLA_FLAGS": "--xla_disable_hlo_passes=while-loop-invariant-code-motion"}
+    session.run("python", "-m", "harness", "rehearse", *arguments, env=CPU | flags)
+
+
+@nox.session
 def kill_study(session: nox.Session) -> None:
     """Kills runs at 20 seeded moments, and holds each resumed run to one never killed."""
     install(session)

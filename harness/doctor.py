@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 from packaging.requirements import Requirement
 
-from harness import prompt_preview
+from harness import footprint, prompt_preview
 from harness.data import cache
 from harness.errors import HarnessError
 from harness.measure import environment, memory
@@ -180,10 +180,17 @@ def _devices_and_memory(recipe: Recipe | None) -> tuple[Check, Check]:
     if needed > len(devices):
         status = "missing"
         detail += f"; the recipe's sharding needs {needed}: lower sharding.fsdp or sharding.tp"
-    return (
-        Check("devices", status, detail),
-        Check("memory", "ok", memory.describe().replace("\n", "; ")),
-    )
+    return Check("devices", status, detail), _memory(recipe)
+
+
+def _memory(recipe: Recipe | None) -> Check:
+    here = memory.describe().replace("\n", "; ")
+    if recipe is None:
+        return Check("memory", "ok", here)
+    too_little = footprint.problem(recipe, footprint.capacity(recipe))
+    if too_little is not None:
+        return Check("memory", "missing", too_little)
+    return Check("memory", "ok", f"{here}; the recipe needs at least {footprint.least(recipe)}")
 
 
 def _kaggle(recipe: Recipe | None, env: Mapping[str, str]) -> Check:

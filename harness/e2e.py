@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from harness import doctor, errors, pipeline
+from harness import doctor, errors, footprint, pipeline
 from harness import recipe as recipe_lib
 from harness.measure import memory
 from harness.models import kaggle
@@ -67,14 +67,24 @@ def recipe_for(
     return recipe_lib.replace(recipe, *changes)
 
 
-def examine(recipe: recipe_lib.Recipe) -> doctor.Report:
+def examine(recipe: recipe_lib.Recipe, *, force: bool = False) -> doctor.Report:
     """Looks at chip, memory, versions, credentials and data before anything is downloaded.
+
+    Args:
+      recipe: What is to run.
+      force: Whether to go on where there is not enough memory.
 
     Raises:
       HarnessError: Something that the recipe needs is missing.
     """
+    if not force:
+        footprint.check(recipe, footprint.capacity(recipe))
     report = doctor.examine(recipe)
-    missing = [check for check in report.checks if check.status == "missing"]
+    missing = [
+        check
+        for check in report.checks
+        if check.status == "missing" and not (force and check.name == "memory")
+    ]
     if missing:
         raise errors.HarnessError(f"{missing[0].name}: {missing[0].detail}")
     return report

@@ -35,7 +35,7 @@ from harness import (
 )
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
-from harness.measure import environment, memory
+from harness.measure import environment, memory, parts
 from harness.measure.phases import Phases
 from harness.models import kaggle, probe
 from harness.models import warm_start as warm_start_lib
@@ -128,6 +128,7 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     continue_on_nan: bool = False,
     log_probs: pathlib.Path | None = None,
+    part: parts.Part = parts.unmeasured,
 ) -> Result:
     """Runs the recipe from data to the second evaluation.
 
@@ -143,6 +144,7 @@ def run(
       stop: Asked between batches whether to save and end.
       continue_on_nan: Whether to go on past figures that are not finite.
       log_probs: File of `make-log-probs` to which the policy is held before anything.
+      part: Measures phases, and the pieces of a training step, by name.
 
     Returns:
       The result, which is also written.
@@ -156,12 +158,13 @@ def run(
     upstream.check_backends(recipe)
     console = console or Console(quiet=True)
     show = _Show(console)
-    phases = Phases()
+    phases = Phases(part=part)
     mends = upstream.mends(mode)
     options = training.Options(
         stop=stop,
         continue_on_nan=continue_on_nan,
         say=lambda line: console.print(line, markup=False, soft_wrap=True),
+        part=part,
     )
     fingerprint = environment.fingerprint()
     with progress.claim(
@@ -191,9 +194,11 @@ def run(
             tried = reward_trial.try_out(recipe.reward, first_batch)
             if tried is not None:
                 options.say(tried)
-            policy = make_policy(local, mesh, options.say)
+            with part("load"):
+                policy = make_policy(local, mesh, options.say)
             if recipe.model.weights == "checkpoint":
-                described = probe.describe(policy)
+                with part("checksum"):
+                    described = probe.describe(policy)
                 kept.keep_stage("model", described)
                 options.say(
                     f"loaded {len(described['arrays'])} arrays, {described['parameters']:,} "
@@ -201,7 +206,8 @@ def run(
                     f"sha256 {described['sha256'][:12]}"
                 )
             if log_probs is not None:
-                distance = probe.compare(policy, tokenizer, mesh, log_probs)
+                with part("compare log-probs"):
+                    distance = probe.compare(policy, tokenizer, mesh, log_probs)
                 options.say(f"log-probs are within {distance:.2g} nats of {log_probs}")
 
         warm = None
@@ -212,7 +218,8 @@ def run(
                 warm = warm_start_lib.warm_start(
                     recipe, policy, tokenizer, problems, mesh, lambda step, _: bar(step)
                 )
-        _same_policy(kept, policy)
+        # A warm start changes random weights alone.
+        _same_policy(kept, described["sha256"] if described else models.checksum(policy))
 
         with phases("build"), show.step("LoRA actor and critic"):
             doing("build")
@@ -398,9 +405,9 @@ def _compare_environments(
             )
 
 
-def _same_policy(kept: progress.Progress, policy: gemma3.Gemma3) -> None:
+def _same_policy(kept: progress.Progress, sha256: str) -> None:
     """Refuses to go on with other weights than those that the run began with."""
-    found = {"sha256": models.checksum(policy)}
+    found = {"sha256": sha256}
     known = kept.stage("policy")
     if known is None:
         kept.keep_stage("policy", found)

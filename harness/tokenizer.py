@@ -161,6 +161,11 @@ class Tokenizer:
         return tuple(dict.fromkeys(self.piece_id(piece) for piece in pieces))
 
 
+def builtin() -> Tokenizer:
+    """Return the small tokenizer that is part of the package."""
+    return Tokenizer("builtin", (_assets() / _ASSET).read_bytes())
+
+
 def load(recipe: recipes.Recipe) -> Tokenizer:
     """Reads the tokenizer that `recipe.model.tokenizer` names.
 
@@ -178,7 +183,7 @@ def load(recipe: recipes.Recipe) -> Tokenizer:
         than the model's embedding has rows.
     """
     if recipe.model.tokenizer == "builtin":
-        tokenizer = Tokenizer("builtin", (_assets() / _ASSET).read_bytes())
+        tokenizer = builtin()
     else:
         if recipe.model.tokenizer == "checkpoint":
             path = _beside_checkpoint(recipe.model.checkpoint)

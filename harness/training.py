@@ -20,6 +20,7 @@ from harness import (
     upstream,
 )
 from harness import recipe as recipe_lib
+from harness.measure import parts
 from harness.run_warning import RunWarning
 
 
@@ -31,11 +32,13 @@ class Options:
       stop: Asked between two batches; once it says so, the run is saved and ended.
       continue_on_nan: Whether figures that are not finite are told and gone on from.
       say: Takes a line for the person who watches.
+      part: Measures a block by name; see `harness.measure.parts`.
     """
 
     stop: Callable[[], bool] = lambda: False
     continue_on_nan: bool = False
     say: Callable[[str], None] = lambda line: None
+    part: parts.Part = parts.unmeasured
 
     def check(self, kept: progress.Progress) -> None:
         """Ends the run if it is asked to.
@@ -106,6 +109,8 @@ def train(
     if kept.resumed:
         options.say(f"training goes on from optimizer step {point.step}")
     cluster = make_cluster(recipe, directory=out, mends=mends, note={"run": run})
+    if options.part is not parts.unmeasured:
+        upstream.measure(cluster, options.part)
     scalars = upstream.Scalars(cluster)
     scalars.tell_again(before)
     watch = _Watch(kept, scalars, options, before, lambda: cluster.global_steps)
@@ -192,7 +197,8 @@ class _Watch:
             self._options.say(f"warning: after global step {global_steps}, {found.text}")
 
     def checkpoint_saved(self, step: int, global_steps: int) -> None:
-        upstream.seal(self._kept.out, step, global_steps, self._kept.identity.id)
+        with self._options.part("seal"):
+            upstream.seal(self._kept.out, step, global_steps, self._kept.identity.id)
         self._options.check(self._kept)
 
     def guarded(self, reward_fn: upstream.RewardFn) -> upstream.RewardFn:

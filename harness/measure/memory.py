@@ -1,5 +1,7 @@
 """Memory of devices and of this process, in bytes."""
 
+import contextlib
+import ctypes
 import dataclasses
 from collections.abc import Mapping
 
@@ -65,6 +67,12 @@ def peak_bytes() -> int | None:
 def process_memory() -> int:
     """Gives the bytes of host memory that this process holds (resident set)."""
     return psutil.Process().memory_info().rss
+
+
+def give_back() -> None:
+    """Return freed pages to the system, where the allocator keeps them for itself (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe() -> str:

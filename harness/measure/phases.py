@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.monitoring
 
-from harness.measure import memory
+from harness.measure import memory, parts
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -43,13 +43,19 @@ class Phases:
     the phase in which it happens; what was heard before is kept.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        part: parts.Part = parts.unmeasured,
+    ) -> None:
         """Begins without phases.
 
         Args:
           clock: Gives seconds from any fixed moment.
+          part: Measures each phase too, by its name.
         """
         self._clock = clock
+        self._part = part
         self._phases: list[Phase] = []
         self._running: str | None = None
 
@@ -79,7 +85,8 @@ class Phases:
         jax.monitoring.register_event_duration_secs_listener(listen)
         start = self._clock()
         try:
-            yield
+            with self._part(name):
+                yield
         finally:
             seconds = self._clock() - start
             # JAX asserts that the listener is there; without assertions,

@@ -79,9 +79,7 @@ def random_gemma(model: recipe_lib.Model, mesh: jax.sharding.Mesh, seed: int) ->
       The model, sharded by upstream's partition specs.
     """
     module = abstract_gemma(model)
-    state = nnx.to_pure_dict(nnx.state(module))
-    flat = {path: _draw(path, leaf.shape, seed) for path, leaf in flatten(state).items()}
-    return materialise(module, flat, mesh)
+    return _fill(module, lambda path, shape: _draw(path, shape, seed), mesh)
 
 
 def load_gemma(
@@ -107,7 +105,8 @@ def load_gemma(
     used = flatten(nnx.to_pure_dict(nnx.state(module)))
     if line := checkpoint.describe_conversion(weights, used):
         report(line)
-    return materialise(module, weights, mesh)
+    # Each array of the host's is given back once it is on its devices.
+    return _fill(module, lambda path, shape: weights.pop(path), mesh)
 
 
 def materialise(
@@ -125,13 +124,23 @@ def materialise(
     Returns:
       `module`.
     """
+    return _fill(module, lambda path, shape: weights[path], mesh)
+
+
+def _fill(
+    module: gemma3.Gemma3,
+    weight: Callable[[tuple[Any, ...], tuple[int, ...]], np.ndarray | jax.Array],
+    mesh: jax.sharding.Mesh,
+) -> gemma3.Gemma3:
+    """Put weights into an abstract module, asking for one after the other by path and shape."""
     state = nnx.state(module)
     shardings = flatten(nnx.to_pure_dict(nnx.get_named_sharding(state, mesh)))
-    leaves = flatten(nnx.to_pure_dict(state))
-    placed = {
-        path: jax.device_put(jnp.asarray(weights[path], dtype=leaf.dtype), shardings[path])
-        for path, leaf in leaves.items()
-    }
+    placed = {}
+    for path, leaf in flatten(nnx.to_pure_dict(state)).items():
+        array = jnp.asarray(weight(path, leaf.shape), dtype=leaf.dtype)
+        placed[path] = jax.device_put(array, shardings[path])
+        # Arrays are made faster than they are laid out, and would pile up.
+        placed[path].block_until_ready()
     nnx.update(module, unflatten(placed))
     return module
 
@@ -211,7 +220,8 @@ def _draw(path: tuple[Any, ...], shape: tuple[int, ...], seed: int) -> np.ndarra
     noise = rng.standard_normal(shape, dtype=np.float32)
     if path[-1] == "scale":
         return 0.1 * noise
-    return noise / math.sqrt(_fan_in(path, shape))
+    noise /= math.sqrt(_fan_in(path, shape))  # in place: an embedding has a gigabyte
+    return noise
 
 
 def _fan_in(path: tuple[Any, ...], shape: tuple[int, ...]) -> int:

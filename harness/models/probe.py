@@ -1,5 +1,7 @@
 """What was loaded, and whether it computes what it should: checksum and log-probs of a prompt."""
 
+import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -66,22 +68,41 @@ def log_probs(
       Plain JSON values: `schema`, `prompt`, `tokens` [T], `top_ids` [T, top]
       and `top_log_probs` [T, top] in nats, and `dtype`.
     """
-    tokens = jnp.array([[tokenizer.bos_id(), *tokenizer.encode(prompt)]])
-    with mesh:
-        found = np.asarray(_log_probs(policy, tokens)[0])
+    tokens, found = _all_log_probs(policy, tokenizer, mesh, prompt)
     ids = np.argsort(-found, axis=-1, kind="stable")[:, : min(top, found.shape[-1])]
     return {
         "schema": SCHEMA,
         "prompt": prompt,
-        "tokens": np.asarray(tokens[0]).tolist(),
+        "tokens": tokens,
         "top_ids": ids.tolist(),
         "top_log_probs": np.take_along_axis(found, ids, -1).tolist(),
-        "dtype": str(gemma.weights_of(policy)[("final_norm", "scale")].dtype),
+        "dtype": _dtype(policy),
     }
 
 
-@nnx.jit
-def _log_probs(policy: gemma3.Gemma3, tokens: jax.Array) -> jax.Array:
+def _all_log_probs(
+    policy: gemma3.Gemma3, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, prompt: str
+) -> tuple[list[int], np.ndarray]:
+    """Return the prompt's tokens [T] and the log-probs [T, V] of all that may follow each."""
+    tokens = [tokenizer.bos_id(), *tokenizer.encode(prompt)]
+    graph, state = nnx.split(policy)
+    with mesh:
+        return tokens, np.asarray(_log_probs(_Graph(graph), state, jnp.array([tokens]))[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Graph:
+    """A module without its arrays; upstream's own cannot be hashed."""
+
+    graph: Any
+
+    def __hash__(self) -> int:
+        return hash(type(self.graph))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # nnx.jit would return the whole model
+def _log_probs(module: _Graph, state: nnx.State, tokens: jax.Array) -> jax.Array:
+    policy = nnx.merge(module.graph, state)
     mask = jnp.ones_like(tokens, bool)
     logits, _ = policy(
         tokens,
@@ -90,6 +111,10 @@ def _log_probs(policy: gemma3.Gemma3, tokens: jax.Array) -> jax.Array:
         sft_utils.make_causal_attn_mask(mask),
     )
     return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+
+def _dtype(policy: gemma3.Gemma3) -> str:
+    return str(gemma.weights_of(policy)[("final_norm", "scale")].dtype)
 
 
 def write(found: dict[str, Any], path: pathlib.Path) -> None:
@@ -128,16 +153,14 @@ def compare(
         raise errors.HarnessError(
             f"log-probs {path} cannot be read ({error}): make them by make-log-probs"
         ) from None
-    got = log_probs(policy, tokenizer, mesh, prompt=prompt, top=2**31)
-    if got["tokens"] != tokens:
+    got_tokens, got = _all_log_probs(policy, tokenizer, mesh, prompt)
+    if got_tokens != tokens:
         raise errors.HarnessError(
             f"the tokenizer cuts the prompt of {path} otherwise than the one that it was made "
             "with: give that tokenizer"
         )
-    order = np.argsort(np.array(got["top_ids"]), axis=-1)
-    all_values = np.take_along_axis(np.array(got["top_log_probs"]), order, -1)
-    distance = float(np.max(np.abs(np.take_along_axis(all_values, ids, -1) - values)))
-    tolerance = max(TOLERANCE[got["dtype"]], TOLERANCE[want["dtype"]])
+    distance = float(np.max(np.abs(np.take_along_axis(got, ids, -1) - values)))
+    tolerance = max(TOLERANCE[_dtype(policy)], TOLERANCE[want["dtype"]])
     if not distance <= tolerance:
         raise errors.HarnessError(
             f"the model's log-probs differ from {path} by {distance:.3g} nats, more than "

@@ -37,6 +37,7 @@ from harness.upstream.ledger import (
     standing,
 )
 from harness.upstream.metrics import Scalars, not_finite, rows
+from harness.upstream.parts import measure
 from harness.upstream.resume import Point, latest, seal, take_back
 from harness.upstream.trace import Trace, parameters, watch, weights
 
@@ -65,6 +66,7 @@ __all__ = [
     "log_probs_of",
     "make_cluster",
     "make_learner",
+    "measure",
     "mends",
     "not_finite",
     "parameters",

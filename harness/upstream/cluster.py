@@ -20,8 +20,17 @@ from tunix.rl.rollout import base_rollout
 
 from harness import accounting, errors
 from harness import recipe as recipe_lib
+from harness.measure import memory
 from harness.tokenizer import Tokenizer
-from harness.upstream import backends, donation, rebind, rollout, versions, writers
+from harness.upstream import (
+    backends,
+    donation,
+    rebind,
+    rollout,
+    saving,
+    versions,
+    writers,
+)
 from harness.upstream import temperature as temperature_lib
 
 Cluster = rl_cluster.RLCluster
@@ -58,7 +67,8 @@ class MendedCluster(rl_cluster.RLCluster):
         """
         self._mends = frozenset(mends)
         self._note = dict(note or {})
-        super().__init__(**kwargs)
+        with saving.bounded(kwargs["actor"], kwargs["critic"]):
+            super().__init__(**kwargs)
         if "model-not-donated" in self._mends:
             self._donate_models()
         if "resume-mid-batch-step" in self._mends:
@@ -173,6 +183,7 @@ class MendedCluster(rl_cluster.RLCluster):
                 f"the checkpoint of step {step} cannot be written ({reason}): make room, then go "
                 "on from the one before by --resume"
             ) from None
+        memory.give_back()
         self.checkpoint_due = False
         return step
 
@@ -344,6 +355,9 @@ def make_cluster(
         if directory
         else None,
     )
+    if "model-not-donated" in mends and training.gradient_accumulation_steps == 1:
+        # Upstream holds a float32 accumulator of all that is trained, for a sum of one.
+        training.gradient_accumulation_steps = None
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.CRITIC, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys((*roles, rl_cluster.Role.REFERENCE), mesh),

@@ -8,8 +8,10 @@ and digest of every file of both. A run goes on from a sealed step alone.
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+from concurrent import futures
 
 from orbax import checkpoint as ocp
 
@@ -138,14 +140,28 @@ def _children(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _digests(root: pathlib.Path, step: int) -> dict[str, list[int | str]]:
-    found: dict[str, list[int | str]] = {}
-    for role in ROLES:
-        for path in sorted((root / role / str(step)).rglob("*")):
-            if path.is_file():
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                found[path.relative_to(root).as_posix()] = [path.stat().st_size, digest]
-    return found
+    """Return size and digest of every file of a step, by its path under `root`."""
+    paths = [
+        path
+        for role in ROLES
+        for path in sorted((root / role / str(step)).rglob("*"))
+        if path.is_file()
+    ]
+    # A full critic with its moments is gigabytes; hashing gives the interpreter's lock back.
+    with futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return dict(
+            zip(
+                [path.relative_to(root).as_posix() for path in paths],
+                pool.map(_digest, paths),
+                strict=True,
+            )
+        )
+
+
+def _digest(path: pathlib.Path) -> list[int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return [path.stat().st_size, digest]
 
 
 def _problem(root: pathlib.Path, sealed: dict, run: str) -> str | None:

@@ -1,0 +1,252 @@
+"""What a recipe certainly holds in memory, by arithmetic on its shapes, and what there is.
+
+Counted are the arrays that training keeps, as `harness.upstream.programs.resident` lists them,
+and the gradients of one step. Activations, caches, temporaries and compiled programs come on
+top, so a recipe that is refused here cannot run, and one that is let through still may not:
+`python -m harness plan` compiles it to say so.
+"""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+import jax
+import psutil
+
+from harness import errors
+from harness import recipe as recipe_lib
+from harness.measure import memory
+from harness.plan import chips
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+# For a runtime that does not give its limit; kinds as JAX names them.
+_KINDS = {"TPU v6 lite": chips.V6E, "TPU v5 lite": chips.V5E, "TPU v5": chips.V5P}
+_CGROUPS = pathlib.Path("/sys/fs/cgroup")
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """Bytes that a recipe certainly needs, over all devices of its mesh.
+
+    Attributes:
+      policy: The frozen base, which actor and reference share.
+      lora: The actor's LoRA factors, Adam's two moments of them and their gradients, added up
+        and of one step.
+      critic: The critic's weights.
+      moments: Adam's two moments of the critic.
+      accumulator: The critic's accumulated gradients, 0 where one micro-batch is the mini-batch.
+      gradients: The critic's gradients of one step.
+    """
+
+    policy: int
+    lora: int
+    critic: int
+    moments: int
+    accumulator: int
+    gradients: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts."""
+        return sum(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """Memory that a run may take.
+
+    Attributes:
+      bytes: Bytes of one device, or of the host for devices that are its processors.
+      what: What has them, for messages.
+      devices: Devices over which the recipe's arrays are spread and that have so much each.
+    """
+
+    bytes: int
+    what: str
+    devices: int = 1
+
+
+def of(recipe: recipe_lib.Recipe) -> Footprint:
+    """Return what a recipe certainly needs.
+
+    Args:
+      recipe: Shapes, dtype and batching count.
+
+    Returns:
+      Bytes by part.
+    """
+    size = _BYTES[recipe.model.dtype]
+    policy, lora = parameters(recipe.model), lora_parameters(recipe)
+    critic = policy + recipe.model.embed_dim  # the score head
+    # Optax accumulates in float32, whatever it accumulates.
+    accumulator = 4 if recipe.batching.train_micro_batch < recipe.batching.mini_batch else 0
+    return Footprint(
+        policy=size * policy,
+        lora=(4 * size + accumulator) * lora,
+        critic=size * critic,
+        moments=size * critic * 2,
+        accumulator=accumulator * critic,
+        gradients=size * critic,
+    )
+
+
+def parameters(model: recipe_lib.Model) -> int:
+    """Return the number of weights of a Gemma 3."""
+    layers = sum(math.prod(shape) for _, shape, _ in _projections(model))
+    norms = 4 * model.embed_dim + 2 * model.head_dim
+    return (model.vocab_size + 1) * model.embed_dim + model.num_layers * (layers + norms)
+
+
+def lora_parameters(recipe: recipe_lib.Recipe) -> int:
+    """Return the number of LoRA's weights: rank x (inputs + outputs) of each adapted module."""
+    found = 0
+    for index in range(recipe.model.num_layers):
+        for name, shape, inputs in _projections(recipe.model):
+            if re.fullmatch(recipe.lora.modules, f"layers/{index}/{name}"):
+                found += recipe.lora.rank * (inputs + math.prod(shape) // inputs)
+    return found
+
+
+def _projections(model: recipe_lib.Model) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Yield path within a layer, shape and number of inputs of each kernel."""
+    d, h, n, k = model.embed_dim, model.head_dim, model.num_heads, model.num_kv_heads
+    if n == k:
+        yield "attn/qkv_einsum", (3, n, d, h), d
+    else:
+        yield "attn/q_einsum", (n, d, h), d
+        yield "attn/kv_einsum", (2, k, d, h), d
+    yield "attn/attn_vec_einsum", (n, h, d), n * h
+    yield "mlp/gate_proj", (d, model.hidden_dim), d
+    yield "mlp/up_proj", (d, model.hidden_dim), d
+    yield "mlp/down_proj", (model.hidden_dim, d), model.hidden_dim
+
+
+def capacity(recipe: recipe_lib.Recipe) -> Capacity | None:
+    """Return the memory of this machine's devices.
+
+    Args:
+      recipe: Its mesh says over how many devices arrays are spread.
+
+    Returns:
+      The memory; `None` where no backend starts, or the device does not say and its kind is
+      not known.
+    """
+    try:
+        device = jax.local_devices()[0]
+        stats = None if device.platform == "cpu" else device.memory_stats()
+    except RuntimeError:
+        return None
+    if device.platform == "cpu":
+        return Capacity(available_host_memory(), "this machine")
+    spread = recipe.sharding.fsdp * recipe.sharding.tp
+    limit = memory.from_stats(device.device_kind, stats).limit
+    if limit is None and device.device_kind in _KINDS:
+        limit = _KINDS[device.device_kind].hbm_bytes
+    if limit is None:
+        return None
+    return Capacity(limit, f"a {device.device_kind}", spread)
+
+
+def available_host_memory(cgroups: pathlib.Path = _CGROUPS) -> int:
+    """Return the bytes that this process may still take, and what it holds already.
+
+    Args:
+      cgroups: Where the limits of the control group are, as a container sees them.
+
+    Returns:
+      The smaller of what the system has and what the control group allows.
+    """
+    found = [psutil.virtual_memory().available]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        # No such file, or the word max.
+        with contextlib.suppress(OSError, ValueError):
+            allowed = int((cgroups / limit).read_text())
+            found.append(allowed - int((cgroups / used).read_text()) + _cached(cgroups, limit))
+    return max(min(found), 0) + memory.process_memory()
+
+
+def _cached(cgroups: pathlib.Path, limit: str) -> int:
+    """Return the bytes of files that the control group holds and can give up."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = (cgroups / limit).with_name("memory.stat").read_text().splitlines()
+        stats = dict(line.split(maxsplit=1) for line in lines)
+        return int(stats.get("total_inactive_file", stats.get("inactive_file", 0)))
+    return 0
+
+
+def problem(recipe: recipe_lib.Recipe, available: Capacity | None) -> str | None:
+    """Return why a recipe cannot fit, `None` if it may.
+
+    Args:
+      recipe: What is to run.
+      available: From `capacity`; `None` is never too little.
+
+    Returns:
+      A sentence with both figures and what would fit.
+    """
+    if available is None or _per_device(recipe, available) <= available.bytes:
+        return None
+    found = of(recipe)
+    parts = ", ".join(
+        f"{name} {_size(count // available.devices)}"
+        for name, count in dataclasses.asdict(found).items()
+        if count
+    )
+    each = f" on each of {available.devices} devices" if available.devices > 1 else ""
+    return (
+        f"the recipe needs at least {_size(_per_device(recipe, available))}{each} ({parts}; "
+        f"activations come on top), {available.what} has {_size(available.bytes)}: "
+        f"{_remedy(recipe, available)}"
+    )
+
+
+def least(recipe: recipe_lib.Recipe) -> str:
+    """Return what a recipe certainly needs over all devices, as a person reads it."""
+    return _size(of(recipe).total)
+
+
+def check(recipe: recipe_lib.Recipe, available: Capacity | None) -> None:
+    """Refuse a recipe that cannot fit.
+
+    Args:
+      recipe: What is to run.
+      available: From `capacity`.
+
+    Raises:
+      HarnessError: It needs more memory than there is.
+    """
+    found = problem(recipe, available)
+    if found is not None:
+        raise errors.HarnessError(f"{found}; --force goes on all the same")
+
+
+def _remedy(recipe: recipe_lib.Recipe, available: Capacity) -> str:
+    """Return the smallest change that fits, as settings."""
+    one_step = f"batching.train_micro_batch={recipe.batching.mini_batch}"
+    for changes in (["model.dtype=bfloat16"], [one_step], ["model.dtype=bfloat16", one_step]):
+        changed = recipe_lib.replace(recipe, *changes)
+        needed = _per_device(changed, available)
+        if changed != recipe and needed <= available.bytes:
+            return f"set {_together(changes)}, which needs at least {_size(needed)}"
+    return (
+        "no setting of model.dtype or batching makes it fit, take a smaller model such as "
+        "--preset tiny, or see what fits a chip by `python -m harness plan --chip NAME`"
+    )
+
+
+def _together(changes: Sequence[str]) -> str:
+    return " and ".join(changes)
+
+
+def _per_device(recipe: recipe_lib.Recipe, available: Capacity) -> int:
+    return of(recipe).total // available.devices
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"
