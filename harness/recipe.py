@@ -108,6 +108,9 @@ class Data:
             raise ValueError("prompt must contain {question}")
 
 
+Dtype = Literal["float32", "bfloat16"]
+
+
 @_frozen
 class Model:
     """A Gemma 3 by its shapes, and where its weights come from.
@@ -120,7 +123,8 @@ class Model:
         `kaggle:` and a handle, to be downloaded.
       tokenizer: Path of a SentencePiece model, `builtin` for the small one, or
         `checkpoint` for the one beside the weights.
-      dtype: Parameters and activations: `float32` or `bfloat16`.
+      dtype: Activations, and the parameters that are stored and not trained:
+        `float32` or `bfloat16`. What is trained is in `precision`.
       remat: What a gradient computes a second time instead of keeping it:
         attention and feed-forward (`block`), layers (`decoder`), nothing if none.
       num_layers: Decoder layers.
@@ -139,7 +143,7 @@ class Model:
     weights: Literal["random", "checkpoint"] = "checkpoint"
     checkpoint: str | None = None
     tokenizer: str = "checkpoint"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     remat: Literal["block", "decoder"] | None = None
     num_layers: PositiveInt = 26
     attention_pattern: Annotated[tuple[Literal["local", "global"], ...], Field(min_length=1)] = (
@@ -169,8 +173,45 @@ class Model:
 
 
 @_frozen
+class Precision:
+    """Dtypes of what training changes; `model.dtype` is that of everything else.
+
+    Mixed precision (Micikevicius et al. 2017, arXiv:1710.03740): a model computes in `model.dtype`
+    on weights that are cast from those that are trained, and gradients flow back to the latter.
+    bfloat16 has 8 significant bits: an update below 1/512 to 1/256 of a weight is lost, and a
+    second moment that decays by 0.999 a step does not decay at all.
+
+    Attributes:
+      trained: Parameters that an optimizer updates: LoRA factors, and the critic. float32 if
+        None.
+      moments: AdamW's two moments, as they are stored; they are computed in float32. float32 if
+        None.
+      accumulators: Sums of the gradients of an optimizer step's micro-batches. float32 if None.
+    """
+
+    trained: Dtype | None = None
+    moments: Dtype | None = None
+    accumulators: Dtype | None = None
+
+    @property
+    def trained_dtype(self) -> Dtype:
+        """Dtype of trained parameters."""
+        return self.trained or "float32"
+
+    @property
+    def moments_dtype(self) -> Dtype:
+        """Dtype of stored moments."""
+        return self.moments or "float32"
+
+    @property
+    def accumulators_dtype(self) -> Dtype:
+        """Dtype of accumulated gradients."""
+        return self.accumulators or "float32"
+
+
+@_frozen
 class Lora:
-    """Low-rank adaptation of the actor (Hu et al. 2021, arXiv:2106.09685).
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685).
 
     Attributes:
       rank: Rank of each pair.
@@ -181,6 +222,18 @@ class Lora:
     rank: PositiveInt = 64
     alpha: PositiveFloat = 64.0
     modules: str = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"
+
+
+@_frozen
+class Critic:
+    """How the critic is trained.
+
+    Attributes:
+      lora: Train LoRA factors on the frozen policy, and the whole value head; the frozen weights
+        are the policy's own arrays. None trains every weight of a copy of the policy.
+    """
+
+    lora: Lora | None = None
 
 
 @_frozen
@@ -208,6 +261,9 @@ class Rollout:
       top_k: Number of likeliest tokens kept; none keeps all.
       cache_size: Positions in the key-value cache.
       end_tokens: Pieces that end a completion.
+      dtype: Dtype of the copy of the policy that completions are drawn from, and of the
+        key-value cache. None draws from the policy itself. Log-probs that training uses are the
+        policy's own in any case.
     """
 
     max_prompt_length: PositiveInt = 512
@@ -217,6 +273,7 @@ class Rollout:
     top_k: PositiveInt | None = 50
     cache_size: PositiveInt = 1024
     end_tokens: Annotated[tuple[str, ...], Field(min_length=1)] = ("<eos>",)
+    dtype: Dtype | None = None
 
     def __post_init__(self) -> None:
         """Checks that a whole sequence fits the cache."""
@@ -486,7 +543,9 @@ class Recipe:
       seed: Seed of weights, sampling and micro-batch order.
       data: Problems.
       model: Policy and critic backbone.
+      precision: Dtypes of what is trained.
       lora: Adaptation of the actor.
+      critic: How the critic is trained.
       sharding: Device mesh.
       rollout: Sampling while training.
       ppo: The algorithm.
@@ -503,7 +562,9 @@ class Recipe:
     seed: NonNegativeInt = 42
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
+    precision: Precision = dataclasses.field(default_factory=Precision)
     lora: Lora = dataclasses.field(default_factory=Lora)
+    critic: Critic = dataclasses.field(default_factory=Critic)
     sharding: Sharding = dataclasses.field(default_factory=Sharding)
     rollout: Rollout = dataclasses.field(default_factory=Rollout)
     ppo: Ppo = dataclasses.field(default_factory=Ppo)

@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 SCHEMA = "tunix-ppo-harness/bench/1"
-SHAPING = ("name", "model", "lora", "sharding", "rollout", "ppo", "batching", "optimizers")
+SHAPING = (
+    *("name", "model", "precision", "lora", "critic", "sharding", "rollout"),
+    *("ppo", "batching", "optimizers"),
+)
 WARM_UP_STEPS, STEADY_STEPS = 2, 3
 
 
