@@ -46,7 +46,7 @@ WEIGHT = 5e-3
 
 def run(out: pathlib.Path, recipe: Any) -> dict[str, Any]:
     """Run the recipe, stopped after its first batch and resumed; return its result."""
-    from harness import pipeline, progress
+    from harness import errors, pipeline
 
     asked = []
 
@@ -58,7 +58,7 @@ def run(out: pathlib.Path, recipe: Any) -> dict[str, Any]:
 
     try:
         pipeline.run(recipe, out, stop=stop)
-    except progress.Terminated:
+    except errors.Terminated:
         pipeline.run(recipe, out, resume=True)
     else:
         raise RuntimeError("the run was not stopped")
@@ -82,12 +82,14 @@ def compare(got: pathlib.Path, want: pathlib.Path) -> dict[str, float]:
     ]
     trained = [name for name in weights[1] if "/model_params/" in name]
     return {
-        "figures": float(np.abs(np.subtract(*steps)).max()),
-        "accuracy": float(np.abs(np.subtract(*accuracies)).max()),
-        "weights": max(
-            float(np.abs(weights[0][name] - weights[1][name]).max()) for name in trained
-        ),
+        "figures": _distance(np.asarray(steps[0]), np.asarray(steps[1])),
+        "accuracy": _distance(np.asarray(accuracies[0]), np.asarray(accuracies[1])),
+        "weights": max(_distance(weights[0][name], weights[1][name]) for name in trained),
     }
+
+
+def _distance(got: Any, want: Any) -> float:
+    return float(abs(got - want).max())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -194,10 +194,10 @@ def test_a_folder_of_jsonl_needs_both_splits(tmp_path):
 
 
 def test_more_devices_than_there_are_is_missing():
-    count = jax.device_count()
-    asked = recipe.replace(TINY, f"sharding.tp={count + 1}")
+    count = 2 * jax.device_count()
+    asked = recipe.replace(TINY, f"sharding.fsdp={count}")
     assert check("devices", asked).status == "missing"
-    assert str(count + 1) in check("devices", asked).detail
+    assert str(count) in check("devices", asked).detail
 
 
 def _in_a_new_process(program: str, **environment: str) -> str:

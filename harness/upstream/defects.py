@@ -151,7 +151,9 @@ DEFECTS: tuple[Defect, ...] = (
         effect=(
             "A rollout batch of 16 with mini-batches of 8 is two batches of 8, each on-policy: "
             "the batch size of the recipe is not the one that is generated, and no call of the "
-            "sampler can take more rows than a mini-batch has."
+            "sampler can take more rows than a mini-batch has. The tiny recipe, 100 batches of 64 "
+            "in mini-batches of 16, seeds 0 to 2: accuracy 0.303, 0.383, 0.344 becomes 0.734, "
+            "0.592, 0.623, and 0.766, 0.689, 0.693 with the fix (measured on a CPU)."
         ),
         mend=(
             "A batch is sampled, scored and whitened as one; then each epoch cuts it anew, row by "
