@@ -178,8 +178,8 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
     def pieces() -> tuple[Any, Any]:
         policy = pipeline.make_policy(recipe, mesh)
         return (
-            models.apply_lora(policy, recipe.lora, mesh, recipe.seed),
-            models.make_critic(policy, mesh, recipe.seed),
+            models.build_actor(recipe, policy, mesh),
+            models.build_critic(recipe, policy, mesh),
         )
 
     def plain(actor: Any, critic: Any, batches: Iterator[Any]) -> None:

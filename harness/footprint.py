@@ -35,10 +35,11 @@ class Footprint:
       policy: The frozen base, which actor and reference share.
       lora: The actor's LoRA factors, Adam's two moments of them and their gradients, added up
         and of one step.
-      critic: The critic's weights.
+      critic: The critic's own weights: all, or LoRA factors and head.
       moments: Adam's two moments of the critic.
       accumulator: The critic's accumulated gradients, 0 where one micro-batch is the mini-batch.
       gradients: The critic's gradients of one step.
+      rollout: The copy of the policy that completions are drawn from, 0 without one.
     """
 
     policy: int
@@ -47,6 +48,7 @@ class Footprint:
     moments: int
     accumulator: int
     gradients: int
+    rollout: int = 0
 
     @property
     def total(self) -> int:
@@ -78,18 +80,26 @@ def of(recipe: recipe_lib.Recipe) -> Footprint:
     Returns:
       Bytes by part.
     """
-    size = _BYTES[recipe.model.dtype]
-    policy, lora = parameters(recipe.model), lora_parameters(recipe)
-    critic = policy + recipe.model.embed_dim  # the score head
-    # Optax accumulates in float32, whatever it accumulates.
-    accumulator = 4 if recipe.batching.train_micro_batch < recipe.batching.mini_batch else 0
+    precision, base = recipe.precision, _BYTES[recipe.model.dtype]
+    trained, moments = _BYTES[precision.trained_dtype], _BYTES[precision.moments_dtype]
+    policy, lora = parameters(recipe.model), lora_parameters(recipe.model, recipe.lora)
+    adapted = recipe.critic.lora
+    critic = policy if adapted is None else lora_parameters(recipe.model, adapted)
+    critic += recipe.model.embed_dim  # the score head
+    accumulates = recipe.batching.train_micro_batch < recipe.batching.mini_batch
+    accumulator = _BYTES[precision.accumulators_dtype] if accumulates else 0
+    drawn = _BYTES[recipe.rollout.dtype or recipe.model.dtype]
+    copied = 0
+    if recipe.rollout.dtype is not None:
+        copied = (policy if drawn != base else 0) + (lora if drawn != trained else 0)
     return Footprint(
-        policy=size * policy,
-        lora=(4 * size + accumulator) * lora,
-        critic=size * critic,
-        moments=size * critic * 2,
+        policy=base * policy,
+        lora=(2 * trained + 2 * moments + accumulator) * lora,
+        critic=trained * critic,
+        moments=moments * critic * 2,
         accumulator=accumulator * critic,
-        gradients=size * critic,
+        gradients=trained * critic,
+        rollout=drawn * copied,
     )
 
 
@@ -100,13 +110,13 @@ def parameters(model: recipe_lib.Model) -> int:
     return (model.vocab_size + 1) * model.embed_dim + model.num_layers * (layers + norms)
 
 
-def lora_parameters(recipe: recipe_lib.Recipe) -> int:
+def lora_parameters(model: recipe_lib.Model, lora: recipe_lib.Lora) -> int:
     """Return the number of LoRA's weights: rank x (inputs + outputs) of each adapted module."""
     found = 0
-    for index in range(recipe.model.num_layers):
-        for name, shape, inputs in _projections(recipe.model):
-            if re.fullmatch(recipe.lora.modules, f"layers/{index}/{name}"):
-                found += recipe.lora.rank * (inputs + math.prod(shape) // inputs)
+    for index in range(model.num_layers):
+        for name, shape, inputs in _projections(model):
+            if re.fullmatch(lora.modules, f"layers/{index}/{name}"):
+                found += lora.rank * (inputs + math.prod(shape) // inputs)
     return found
 
 
@@ -229,19 +239,26 @@ def check(recipe: recipe_lib.Recipe, available: Capacity | None) -> None:
 def _remedy(recipe: recipe_lib.Recipe, available: Capacity) -> str:
     """Return the smallest change that fits, as settings."""
     one_step = f"batching.train_micro_batch={recipe.batching.mini_batch}"
-    for changes in (["model.dtype=bfloat16"], [one_step], ["model.dtype=bfloat16", one_step]):
+    adapted = f"critic.lora.rank={recipe.lora.rank}"
+    for changes in (
+        ["model.dtype=bfloat16"],
+        [one_step],
+        ["model.dtype=bfloat16", one_step],
+        ["model.dtype=bfloat16", one_step, adapted],
+    ):
         changed = recipe_lib.replace(recipe, *changes)
         needed = _per_device(changed, available)
         if changed != recipe and needed <= available.bytes:
             return f"set {_together(changes)}, which needs at least {_size(needed)}"
     return (
-        "no setting of model.dtype or batching makes it fit, take a smaller model such as "
-        "--preset tiny, or see what fits a chip by `python -m harness plan --chip NAME`"
+        "no setting of model.dtype, batching or critic.lora makes it fit, take a smaller model "
+        "such as --preset tiny, or see what fits a chip by `python -m harness plan --chip NAME`"
     )
 
 
 def _together(changes: Sequence[str]) -> str:
-    return " and ".join(changes)
+    *most, last = changes
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _per_device(recipe: recipe_lib.Recipe, available: Capacity) -> int:

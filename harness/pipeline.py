@@ -223,8 +223,8 @@ def run(
 
         with phases("build"), show.step("LoRA actor and critic"):
             doing("build")
-            actor = models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
-            critic = models.make_critic(policy, mesh, recipe.seed)
+            actor = models.build_actor(recipe, policy, mesh)
+            critic = models.build_critic(recipe, policy, mesh)
             generator = upstream.Generator(recipe, actor, tokenizer, mesh)
 
         def evaluated(stage: str) -> evaluation.Evaluation:
@@ -278,7 +278,7 @@ def run(
             # saved; critic, optimizers and their memory are given back first.
             del critic, actor
             gc.collect()
-            restored = models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
+            restored = models.build_actor(recipe, policy, mesh)
             checkpoint_step = upstream.restore_actor(restored, out)
             generator.model = restored
 

@@ -121,7 +121,7 @@ def actor(recipe: Any, mesh: Any, policy: Any) -> Any:
     """The policy with LoRA; at the start it computes what `policy` computes."""
     from harness import models
 
-    return models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
+    return models.build_actor(recipe, policy, mesh)
 
 
 @pytest.fixture(scope=_scope)
@@ -129,7 +129,7 @@ def critic(recipe: Any, mesh: Any, policy: Any) -> Any:
     """The value model (`harness.models.GemmaCritic`), begun from the policy's weights."""
     from harness import models
 
-    return models.make_critic(policy, mesh, recipe.seed)
+    return models.build_critic(recipe, policy, mesh)
 
 
 @pytest.fixture(scope=_scope)

@@ -31,13 +31,24 @@ def test_weights_are_counted_as_the_published_layout_has_them(changes):
         (),
         ("batching.train_micro_batch=8", "model.dtype=bfloat16"),
         ("model.num_kv_heads=4", "model.dtype=bfloat16"),
+        ("precision.trained=bfloat16", "precision.accumulators=bfloat16", "rollout.dtype=bfloat16"),
+        ("model.dtype=bfloat16", "precision.moments=bfloat16", "rollout.dtype=bfloat16"),
+        ("critic.lora.rank=2",),
     ],
-    ids=["accumulates", "one micro-batch", "queries, keys and values in one"],
+    ids=[
+        "accumulates",
+        "one micro-batch",
+        "queries, keys and values in one",
+        "trained in bfloat16",
+        "moments in bfloat16",
+        "a critic by LoRA",
+    ],
 )
 def test_the_count_is_what_training_keeps(changes):
     recipe = recipe_lib.load("tiny", assignments=(*SMALL, *changes))
     mesh = models.make_mesh(recipe.sharding)
-    learner = programs.abstract_learner(recipe, mesh, ["model-not-donated", "policy-anchored"])
+    fixes = ["model-not-donated", "policy-anchored", "lora-critic-head-frozen"]
+    learner = programs.abstract_learner(recipe, mesh, fixes)
     kept = {each.name: each.bytes for each in programs.resident(learner)}
     found = footprint.of(recipe)
     assert found.policy == kept["actor base"]
@@ -45,8 +56,10 @@ def test_the_count_is_what_training_keeps(changes):
     assert found.moments == kept["critic first moment"] + kept["critic second moment"]
     assert found.accumulator == kept["critic gradient accumulator"]
     # Gradients have the dtype of what they are of.
-    lora = ("LoRA", "LoRA", "first moment", "second moment", "gradient accumulator")
-    assert found.lora == sum(kept[f"actor {name}"] for name in lora)
+    lora = ("LoRA", "first moment", "second moment", "gradient accumulator")
+    gradients = kept["actor LoRA"]
+    assert found.lora == gradients + sum(kept[f"actor {name}"] for name in lora)
+    assert found.rollout == kept.get("rollout copy", 0)
 
 
 def of(bytes_: int, devices: int = 1) -> footprint.Capacity:
@@ -67,17 +80,17 @@ def test_what_fits_is_let_through():
 def test_the_refusal_has_both_figures_and_what_would_fit():
     recipe = recipe_lib.load("gemma3-1b", assignments=["lora.modules=none_of_them"])
     with pytest.raises(HarnessError) as caught:
-        footprint.check(recipe, of(20 * GIB))
+        footprint.check(recipe, of(21 * GIB))
     count = 999_885_952  # of Gemma 3 1B without its vision tower, as its model card counts
     parts = [4 * count, 4 * (count + 1152), 8 * (count + 1152), 4 * (count + 1152)]
     policy, critic, moments, gradients = (f"{each / GIB:.2f} GiB" for each in parts)
     total = f"{(sum(parts) + parts[3]) / GIB:.2f} GiB"
-    # All in bfloat16, but for the accumulator.
-    less = f"{(sum(parts) / 2 + parts[3]) / GIB:.2f} GiB"
+    # What is not trained in bfloat16.
+    less = f"{(sum(parts) + parts[3] - parts[0] / 2) / GIB:.2f} GiB"
     assert str(caught.value) == (
         f"the recipe needs at least {total} (policy {policy}, critic {critic}, moments {moments}, "
         f"accumulator {gradients}, gradients {gradients}; activations come on top), this machine "
-        f"has 20.00 GiB: set model.dtype=bfloat16, which needs at least {less}; "
+        f"has 21.00 GiB: set model.dtype=bfloat16, which needs at least {less}; "
         "--force goes on all the same"
     )
 
@@ -92,8 +105,13 @@ def test_the_refusal_has_both_figures_and_what_would_fit():
         ),
         (
             ("model.dtype=bfloat16", "batching.train_micro_batch=8"),
-            "no setting of model.dtype or batching makes it fit, take a smaller model such as "
-            "--preset tiny, or see what fits a chip by `python -m harness plan --chip NAME`",
+            "set model.dtype=bfloat16, batching.train_micro_batch=8 and critic.lora.rank=64, which",
+        ),
+        (
+            ("model.dtype=bfloat16", "batching.train_micro_batch=8", "critic.lora.rank=64"),
+            "no setting of model.dtype, batching or critic.lora makes it fit, take a smaller "
+            "model such as --preset tiny, or see what fits a chip by `python -m harness plan "
+            "--chip NAME`",
         ),
     ],
 )

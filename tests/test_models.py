@@ -107,13 +107,13 @@ def test_gemma3_1b_is_upstreams_own():
 
 
 def test_bf16_by_choice(one_device):
-    recipe = small_recipe("model.dtype=bfloat16")
+    recipe = small_recipe("model.dtype=bfloat16", "precision.trained=bfloat16")
     policy = models.random_gemma(recipe.model, one_device, 0)
-    actor = models.apply_lora(policy, recipe.lora, one_device, 0)
+    actor = models.build_actor(recipe, policy, one_device)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(actor))} == {jnp.bfloat16.dtype}
     rows = jnp.ones((2, LENGTH), jnp.int32)
     assert forward(actor, rows).dtype == jnp.bfloat16
-    critic = models.make_critic(policy, one_device, 0)
+    critic = models.build_critic(recipe, policy, one_device)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(critic))} == {jnp.bfloat16.dtype}
     # Values are summed up over a completion, so they leave the critic in float32.
     assert forward(critic, rows).dtype == jnp.float32

@@ -202,12 +202,12 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         self._tokenizer = tokenizer_lib.load(recipe)
         self._dataset = data.load(recipe, self._tokenizer)
         policy = pipeline.make_policy(recipe, self._mesh)
-        self._actor = models.apply_lora(policy, recipe.lora, self._mesh, recipe.seed)
+        self._actor = models.build_actor(recipe, policy, self._mesh)
         cluster = upstream.make_cluster(
             recipe,
             mesh=self._mesh,
             actor=self._actor,
-            critic=models.make_critic(policy, self._mesh, recipe.seed),
+            critic=models.build_critic(recipe, policy, self._mesh),
             reference=policy if recipe.ppo.beta > 0 else None,
             tokenizer=self._tokenizer,
             mends=mends,

@@ -11,6 +11,7 @@ from harness.checks import (
     evaluation,
     learning,
     logprob,
+    lora_critic,
     loss,
     metrics,
     model,
@@ -33,6 +34,7 @@ PROPERTIES: tuple[Property, ...] = (
     *checkpoint.PROPERTIES,
     *compilation.PROPERTIES,
     *donation.PROPERTIES,
+    *lora_critic.PROPERTIES,
     *learning.PROPERTIES,
 )
 

@@ -189,9 +189,9 @@ class Lab:
         mesh = models.make_mesh(recipe.sharding)
         tokenizer = tokenizer_lib.load(recipe)
         policy = pipeline.make_policy(recipe, mesh)
-        actor = models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
+        actor = models.build_actor(recipe, policy, mesh)
         _move_apart(actor)
-        critic = models.make_critic(policy, mesh, recipe.seed)
+        critic = models.build_critic(recipe, policy, mesh)
         cluster = upstream.make_cluster(
             recipe,
             mesh=mesh,

@@ -27,7 +27,7 @@ def _ids(lab: Lab) -> tuple[np.ndarray, np.ndarray]:
 
 def _observe_lora(lab: Lab) -> Observed:
     pieces = lab.pieces
-    fresh = models.apply_lora(pieces.policy, lab.recipe.lora, pieces.mesh, lab.recipe.seed)
+    fresh = models.build_actor(lab.recipe, pieces.policy, pieces.mesh)
     prompts, completions = (each[:4] for each in _ids(lab))
     return {
         "got": [upstream.log_probs_of(fresh, prompts, completions)],

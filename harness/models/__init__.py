@@ -8,9 +8,12 @@ from harness.models.gemma import (
     lay_over,
     load_gemma,
     random_gemma,
+    shapes_of,
 )
 from harness.models.lora import abstract_lora, apply_lora, lora_state, lora_weights
 from harness.models.mesh import make_mesh, one_host
+from harness.models.precision import cast, compute_in, stored_in, with_moments_in
+from harness.models.roles import build_abstract, build_actor, build_critic
 
 __all__ = [
     "GemmaCritic",
@@ -18,8 +21,13 @@ __all__ = [
     "abstract_gemma",
     "abstract_lora",
     "apply_lora",
+    "build_abstract",
+    "build_actor",
+    "build_critic",
+    "cast",
     "checksum",
     "clone",
+    "compute_in",
     "lay_over",
     "load_gemma",
     "lora_state",
@@ -28,4 +36,7 @@ __all__ = [
     "make_mesh",
     "one_host",
     "random_gemma",
+    "shapes_of",
+    "stored_in",
+    "with_moments_in",
 ]

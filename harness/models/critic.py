@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 
-from harness.models import gemma
+from harness import recipe as recipe_lib
+from harness.models import gemma, precision
+from harness.models import lora as lora_lib
 
 
 class GemmaCritic(nnx.Module):
@@ -22,8 +24,16 @@ class GemmaCritic(nnx.Module):
       score: Linear head of shape [embed_dim, 1].
     """
 
-    def __init__(self, backbone: gemma3.Gemma3, *, rngs: nnx.Rngs):
-        """Wraps a backbone; the head is drawn from N(0, 0.01)."""
+    def __init__(
+        self, backbone: gemma3.Gemma3, *, rngs: nnx.Rngs, dtype: recipe_lib.Dtype = "float32"
+    ):
+        """Wraps a backbone; the head is drawn from N(0, 0.01).
+
+        Args:
+          backbone: The Gemma 3.
+          rngs: Its `params` draw the head.
+          dtype: Of the head; a float32 head computes in float32, whatever the backbone does.
+        """
         self.config = backbone.config
         self.backbone = backbone
         self.score = nnx.Linear(
@@ -31,7 +41,7 @@ class GemmaCritic(nnx.Module):
             out_features=1,
             use_bias=False,
             rngs=rngs,
-            param_dtype=backbone.config.param_dtype,
+            param_dtype=jnp.dtype(dtype),
             kernel_init=nnx.with_partitioning(nnx.initializers.normal(0.01), ("fsdp", None)),
         )
 
@@ -62,33 +72,60 @@ class GemmaCritic(nnx.Module):
         return self.score(hidden.get_value()[-1]).astype(jnp.float32)
 
 
-def abstract_critic(policy: gemma3.Gemma3) -> GemmaCritic:
+def abstract_critic(
+    policy: gemma3.Gemma3,
+    *,
+    lora: recipe_lib.Lora | None = None,
+    dtype: recipe_lib.Dtype = "float32",
+) -> GemmaCritic:
     """Builds a critic by shapes alone.
 
     Args:
       policy: The model before LoRA, with weights or with shapes; it is left alone.
+      lora: As for `make_critic`.
+      dtype: As for `make_critic`.
 
     Returns:
       The critic, with `jax.ShapeDtypeStruct`s in place of weights.
     """
+    if lora is None:
+        backbone = gemma.shapes_of(policy)
+        nnx.update(backbone, precision.cast(nnx.state(backbone), dtype))
+        precision.compute_in(backbone, policy.config.param_dtype)
+    else:
+        backbone = lora_lib.abstract_lora(gemma.shapes_of(policy), lora, dtype)
     return nnx.eval_shape(
-        lambda backbone: GemmaCritic(backbone, rngs=nnx.Rngs(params=0)), gemma.shapes_of(policy)
+        lambda inner: GemmaCritic(inner, rngs=nnx.Rngs(params=0), dtype=dtype), backbone
     )
 
 
-def make_critic(policy: gemma3.Gemma3, mesh: jax.sharding.Mesh, seed: int) -> GemmaCritic:
+def make_critic(
+    policy: gemma3.Gemma3,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    *,
+    lora: recipe_lib.Lora | None = None,
+    dtype: recipe_lib.Dtype = "float32",
+) -> GemmaCritic:
     """Starts a critic from the policy's weights.
 
     Args:
-      policy: The model before LoRA; it is copied, since the critic trains
-        every weight.
-      mesh: Devices to lay the head over.
-      seed: Seed of the head.
+      policy: The model before LoRA. It is copied where the critic trains every weight; a critic
+        by LoRA shares its arrays.
+      mesh: Devices to lay what is new over.
+      seed: Seed of the head, and of LoRA's first factors.
+      lora: Rank, scale and modules of the critic's LoRA; None trains every weight.
+      dtype: Of the weights that are trained. The backbone computes in the policy's dtype.
 
     Returns:
       The critic.
     """
-    critic = GemmaCritic(gemma.clone(policy), rngs=nnx.Rngs(params=jax.random.key(seed)))
+    if lora is None:
+        backbone = gemma.clone(policy, dtype)
+    else:
+        backbone = lora_lib.apply_lora(policy, lora, mesh, seed, dtype=dtype)
+    rngs = nnx.Rngs(params=jax.random.key(seed))
+    critic = GemmaCritic(backbone, rngs=rngs, dtype=dtype)
     kernel = critic.score.kernel
     spec = jax.sharding.PartitionSpec("fsdp", None)
     kernel.set_value(jax.device_put(kernel.get_value(), jax.sharding.NamedSharding(mesh, spec)))

@@ -15,7 +15,7 @@ from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 
 from harness import recipe as recipe_lib
-from harness.models import checkpoint
+from harness.models import checkpoint, precision
 
 _KINDS = {
     "local": gemma3.AttentionType.LOCAL_SLIDING,
@@ -161,10 +161,22 @@ def checksum(module: nnx.Module) -> str:
     return digest.hexdigest()
 
 
-def clone(module: gemma3.Gemma3) -> gemma3.Gemma3:
-    """Copies a model; the copy shares no buffer with the original."""
+def clone(module: gemma3.Gemma3, dtype: recipe_lib.Dtype | None = None) -> gemma3.Gemma3:
+    """Copies a model; the copy shares no buffer with the original.
+
+    Args:
+      module: The model.
+      dtype: Of the copy's parameters; the original's if None.
+
+    Returns:
+      The copy; it computes in the original's dtype.
+    """
     graph, state = nnx.split(module)
-    return nnx.merge(graph, jax.tree.map(jnp.copy, state))
+    # What is cast is a copy already.
+    copied = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if dtype and leaf.dtype != dtype else jnp.copy(leaf), state
+    )
+    return precision.compute_in(nnx.merge(graph, copied), module.config.param_dtype)
 
 
 def shapes_of(module: Any) -> Any:

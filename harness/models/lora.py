@@ -1,4 +1,4 @@
-"""Low-rank adaptation of the actor by Qwix."""
+"""Low-rank adaptation of actor and critic by Qwix."""
 
 import math
 import zlib
@@ -12,11 +12,16 @@ from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 
 from harness import recipe as recipe_lib
-from harness.models import gemma
+from harness.models import gemma, precision
 
 
 def apply_lora(
-    base: gemma3.Gemma3, lora: recipe_lib.Lora, mesh: jax.sharding.Mesh, seed: int
+    base: gemma3.Gemma3,
+    lora: recipe_lib.Lora,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    *,
+    dtype: recipe_lib.Dtype = "float32",
 ) -> gemma3.Gemma3:
     """Adds LoRA pairs to the modules that the recipe names.
 
@@ -32,11 +37,12 @@ def apply_lora(
       mesh: Devices to lay the pairs over.
       seed: Seed of the first factors; they depend on it and on each factor's
         path, not on the mesh.
+      dtype: Of the pairs. The result computes in the base's dtype all the same.
 
     Returns:
       The adapted model.
     """
-    model: Any = abstract_lora(base, lora)
+    model: Any = abstract_lora(base, lora, dtype)
     state = nnx.state(model, nnx.LoRAParam)
     shardings = gemma.flatten(nnx.to_pure_dict(nnx.get_named_sharding(state, mesh)))
     factors = {
@@ -47,12 +53,15 @@ def apply_lora(
     return model
 
 
-def abstract_lora(base: gemma3.Gemma3, lora: recipe_lib.Lora) -> gemma3.Gemma3:
+def abstract_lora(
+    base: gemma3.Gemma3, lora: recipe_lib.Lora, dtype: recipe_lib.Dtype = "float32"
+) -> gemma3.Gemma3:
     """Adds LoRA pairs to a model by shapes alone.
 
     Args:
       base: The policy, with weights or with shapes; it is left alone.
       lora: Rank, scale and modules.
+      dtype: Of the pairs.
 
     Returns:
       The adapted model, with `jax.ShapeDtypeStruct`s in place of weights.
@@ -64,7 +73,9 @@ def abstract_lora(base: gemma3.Gemma3, lora: recipe_lib.Lora) -> gemma3.Gemma3:
         ),
         base,
     )
-    return adapted
+    # Qwix makes pairs of the base's dtype.
+    nnx.update(adapted, precision.cast(nnx.state(adapted, nnx.LoRAParam), dtype))
+    return precision.compute_in(adapted, base.config.param_dtype)
 
 
 def lora_state(model: nnx.Module) -> nnx.State:

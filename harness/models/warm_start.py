@@ -29,10 +29,11 @@ from harness import recipe as recipe_lib
 from harness.data import cache
 from harness.data.problem import Problem
 from harness.data.prompt import extract_answer, format_prompt
-from harness.models import gemma
+from harness.models import gemma, precision
 from harness.tokenizer import Tokenizer
 
 _PACKAGES = ("google-tunix", "jax", "jaxlib", "flax", "optax", "numpy")
+_SHAPING = ("seed", "model", "precision", "warm_start", "sharding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,11 +179,17 @@ def _train(
 ) -> WarmStart:
     config = recipe.warm_start
     held, rest = config.check_problems, len(examples.tokens) - config.check_problems
-    graph, params = nnx.split(policy)
-    optimizer = optax.chain(
+    dtypes = recipe.precision
+    trained = policy
+    if dtypes.trained_dtype != recipe.model.dtype:
+        trained = gemma.clone(policy, dtypes.trained_dtype)
+    graph, params = nnx.split(trained)
+    optimizer: Any = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(optax.schedules.linear_schedule(0.0, config.learning_rate, 20)),
     )
+    if not dtypes.trained_dtype == dtypes.moments_dtype == "float32":
+        optimizer = precision.with_moments_in(optimizer, dtypes.moments_dtype)
     opt_state = optimizer.init(params)
 
     def logits_of(params: Any, tokens: jax.Array) -> jax.Array:
@@ -228,7 +235,7 @@ def _train(
             on_step(done, accuracy)
     # Laid over the mesh as cached weights are, so that what is compiled later
     # does not depend on whether the weights were trained or read.
-    nnx.update(policy, params)
+    nnx.update(policy, precision.cast(params, recipe.model.dtype))
     weights = {path: np.asarray(leaf) for path, leaf in gemma.weights_of(policy).items()}
     gemma.materialise(policy, weights, mesh)
     return WarmStart(done, accuracy)
@@ -239,13 +246,13 @@ def _key(recipe: recipe_lib.Recipe, tokenizer: Tokenizer, examples: Examples) ->
     digest = hashlib.sha256()
     here = pathlib.Path(__file__)
     for part in (
-        json.dumps({name: tree[name] for name in ("seed", "model", "warm_start", "sharding")}),
+        json.dumps({name: tree[name] for name in _SHAPING}),
         json.dumps({name: importlib.metadata.version(name) for name in _PACKAGES}),
         f"{jax.default_backend()} {tokenizer.sha256}",
     ):
         digest.update(part.encode())
     digest.update(examples.tokens.tobytes() + examples.is_answer.tobytes())
-    for module in (here, here.with_name("gemma.py")):
+    for module in (here, here.with_name("gemma.py"), here.with_name("precision.py")):
         digest.update(module.read_bytes())
     return digest.hexdigest()[:32]
 

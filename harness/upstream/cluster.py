@@ -18,13 +18,15 @@ from tunix.rl import rl_cluster
 from tunix.rl.inference import inference_worker
 from tunix.rl.rollout import base_rollout
 
-from harness import accounting, errors
+from harness import accounting, errors, models
 from harness import recipe as recipe_lib
 from harness.measure import memory
 from harness.tokenizer import Tokenizer
 from harness.upstream import (
     backends,
     donation,
+    lora_head,
+    precision,
     rebind,
     rollout,
     saving,
@@ -67,6 +69,8 @@ class MendedCluster(rl_cluster.RLCluster):
         """
         self._mends = frozenset(mends)
         self._note = dict(note or {})
+        if "lora-critic-head-frozen" in self._mends:
+            lora_head.train_with_adapters(kwargs["critic"])
         with saving.bounded(kwargs["actor"], kwargs["critic"]):
             super().__init__(**kwargs)
         if "model-not-donated" in self._mends:
@@ -248,7 +252,7 @@ def make_optimizer(recipe: recipe_lib.Recipe, peak: float) -> optax.GradientTran
     """Builds AdamW with warm-up, cosine decay and global-norm clipping.
 
     Args:
-      recipe: Decay rates, clipping and number of steps.
+      recipe: Decay rates, clipping, number of steps, and the dtypes of weights and moments.
       peak: Peak learning rate.
 
     Returns:
@@ -261,9 +265,12 @@ def make_optimizer(recipe: recipe_lib.Recipe, peak: float) -> optax.GradientTran
         b2=config.b2,
         weight_decay=config.weight_decay,
     )
-    if config.max_grad_norm is None:
+    if config.max_grad_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
+    dtypes = recipe.precision
+    if dtypes.trained_dtype == dtypes.moments_dtype == "float32":
         return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
+    return models.with_moments_in(optimizer, dtypes.moments_dtype)
 
 
 def make_schedule(recipe: recipe_lib.Recipe, peak: float) -> optax.Schedule:
@@ -333,7 +340,12 @@ def make_cluster(
 
     Returns:
       The cluster.
+
+    Raises:
+      HarnessError: Without fixes, the recipe asks for a dtype that Tunix has no setting for.
     """
+    if not mends:
+        precision.check_stock(recipe)
     batching = recipe.batching
     # Orbax refuses relative folders, and only at the first checkpoint.
     directory = directory.absolute() if directory else None
@@ -372,11 +384,12 @@ def make_cluster(
         "tokenizer": tokenizer,
         "cluster_config": config,
     }
-    made = (
-        MendedCluster(mends=mends, note=note, **arguments)
-        if mends
-        else rl_cluster.RLCluster(**arguments)
-    )
+    with precision.accumulating_in(recipe.precision.accumulators_dtype):
+        made = (
+            MendedCluster(mends=mends, note=note, **arguments)
+            if mends
+            else rl_cluster.RLCluster(**arguments)
+        )
     versions.hide_bars(made.actor_trainer, made.critic_trainer)
     writers.watch(made._rl_metrics_logger)
     return made
@@ -385,4 +398,9 @@ def make_cluster(
 def _rollout_engine(recipe: recipe_lib.Recipe, mends: Collection[str]) -> Any:
     if not mends:
         return "vanilla"
-    return functools.partial(rollout.MendedRollout, mends=frozenset(mends), seed=recipe.seed)
+    return functools.partial(
+        rollout.MendedRollout,
+        mends=frozenset(mends),
+        seed=recipe.seed,
+        dtype=recipe.rollout.dtype,
+    )

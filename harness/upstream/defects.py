@@ -524,6 +524,12 @@ DEFECTS: tuple[Defect, ...] = (
         title="The value head of a critic with LoRA is not trained.",
         where="tunix/sft/peft_trainer.py:217",
         effect="Values go through a random head for ever.",
+        mend=(
+            "The head's weights are parameters of LoRA's kind, by which the trainer finds what it "
+            "differentiates, optimizes, saves and restores."
+        ),
+        probe=probes.lora_leaves_out_a_head,
+        shown_by=("lora-critic-trains-its-head",),
     ),
     Defect(
         id="packing-skips-updates",

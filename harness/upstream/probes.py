@@ -582,3 +582,23 @@ def weights_are_not_donated() -> bool:
 def policy_is_copied_to_the_host() -> bool:
     """Does a cluster, when it is built, store a copy of the policy?"""
     return "_anchor_policy_state" in rl_cluster.RLCluster._init_cluster.__code__.co_names
+
+
+class _Adapted(nnx.Module):
+    """A frozen weight with an adapter, and a new head."""
+
+    def __init__(self) -> None:
+        self.base = nnx.Param(jnp.zeros(2))
+        self.adapter = nnx.LoRAParam(jnp.zeros(2))
+        self.head = nnx.Param(jnp.zeros(2))
+
+
+def lora_leaves_out_a_head() -> bool:
+    """Is a new weight beside adapters not among what a trainer optimizes?"""
+    trainer = peft_trainer.PeftTrainer(
+        _Adapted(),
+        optax.sgd(0.1),
+        peft_trainer.TrainingConfig(eval_every_n_steps=1, max_steps=1),
+        metrics_logger=cast(Any, types.SimpleNamespace()),
+    )
+    return "head" not in nnx.state(trainer.model, trainer.optimizer.wrt)

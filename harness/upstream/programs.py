@@ -28,6 +28,7 @@ from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
 from harness.upstream import donation, rebind, versions
 from harness.upstream import learner as learner_lib
+from harness.upstream import rollout as rollout_lib
 from harness.upstream import temperature as temperature_lib
 
 Program = Literal[
@@ -104,9 +105,7 @@ def abstract_learner(
     Returns:
       A learner that can be lowered and looked at, and not run.
     """
-    policy = models.lay_over(models.abstract_gemma(recipe.model), mesh)
-    actor = models.lay_over(models.abstract_lora(policy, recipe.lora), mesh)
-    critic = models.lay_over(models.abstract_critic(policy), mesh)
+    policy, actor, critic = models.build_abstract(recipe, mesh)
     cluster_utils = rebind.Overlay(
         rl_utils, get_pytree_mesh_info=lambda tree: mesh, put_params_on_memory_kind=_on_memory_kind
     )
@@ -253,27 +252,61 @@ def resident(learner: learner_lib.Learner) -> list[Resident]:
         "actor base": nnx.state(actor.model, nnx.Not(nnx.LoRAParam)),
         "actor LoRA": nnx.state(actor.model, nnx.LoRAParam),
         **_optimizer_parts("actor", actor),
-        "critic": nnx.state(critic.model, nnx.Param),
+        "critic": _without(nnx.state(critic.model, nnx.Param), nnx.state(actor.model)),
         **_optimizer_parts("critic", critic),
     }
+    sampler = getattr(cluster.rollout, "_sampler", None)
+    if isinstance(sampler, rollout_lib.MendedSampler) and (copied := sampler.copied()):
+        groups["rollout copy"] = copied
     anchor = getattr(cluster, "_anchor_policy_state", None)  # from 0.1.7 on
     if anchor is not None:
         groups["actor weights kept on the host"] = anchor
     return [_resident(name, jax.tree.leaves(tree)) for name, tree in groups.items()]
 
 
-def arguments_of(program: Program) -> tuple[str, ...]:
-    """Names those of `resident` that a program is given as arguments."""
+def _without(state: Any, others: Any) -> list[Any]:
+    """Return the leaves of a state that another does not share."""
+    held = {id(leaf) for leaf in jax.tree.leaves(others)}
+    return [leaf for leaf in jax.tree.leaves(state) if id(leaf) not in held]
+
+
+def arguments_of(program: Program, recipe: recipe_lib.Recipe | None = None) -> tuple[str, ...]:
+    """Names those of `resident` that a program is given as arguments.
+
+    Args:
+      program: Which.
+      recipe: Whether the critic shares the policy's weights, and whether completions are drawn
+        from a copy; None for a full critic, and the policy itself.
+
+    Returns:
+      Names, each of which `resident` lists for such a recipe.
+    """
     policy = ("actor base", "actor LoRA")
+    critic = ("critic",)
+    if recipe is not None and recipe.critic.lora is not None:
+        critic = ("actor base", "critic")
     return {
-        "prefill": policy,
-        "decode": policy,
+        "prefill": _sampled(recipe),
+        "decode": _sampled(recipe),
         "logps": policy,
         "reference_logps": ("actor base",),
-        "values": ("critic",),
+        "values": critic,
         "actor_step": (*policy, *(f"actor {part}" for part in _PARTS)),
-        "critic_step": ("critic", *(f"critic {part}" for part in _PARTS)),
+        "critic_step": (*critic, *(f"critic {part}" for part in _PARTS)),
     }[program]
+
+
+def _sampled(recipe: recipe_lib.Recipe | None) -> tuple[str, ...]:
+    """Return the names of the weights that completions are drawn from."""
+    copy = None if recipe is None else recipe.rollout.dtype
+    if recipe is None or copy is None:
+        return ("actor base", "actor LoRA")
+    stored = {
+        "actor base": recipe.model.dtype,
+        "actor LoRA": recipe.precision.trained_dtype,
+    }
+    shared = tuple(name for name, dtype in stored.items() if dtype == copy)
+    return shared if len(shared) == len(stored) else (*shared, "rollout copy")
 
 
 _PARTS = ("first moment", "second moment", "gradient accumulator", "optimizer counters")

@@ -1,7 +1,9 @@
 """Upstream's rollout worker, with the mends that concern sampling."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +14,8 @@ from tunix.generate import sampler as sampler_lib
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
+from harness import models
+from harness import recipe as recipe_lib
 from harness.upstream import keys, rebind, versions
 from harness.upstream import temperature as temperature_lib
 
@@ -42,6 +46,7 @@ class MendedSampler(sampler_lib.Sampler):
         tokenizer: Any,
         cache_config: sampler_lib.CacheConfig,
         mends: Collection[str],
+        dtype: recipe_lib.Dtype | None = None,
     ):
         """Builds upstream's sampler; see there.
 
@@ -50,10 +55,13 @@ class MendedSampler(sampler_lib.Sampler):
           tokenizer: The tokenizer.
           cache_config: Shape of the KV cache.
           mends: Ids in `harness.upstream.ledger`.
+          dtype: Dtype of the copy that is sampled from, and of the KV cache; None samples from
+            the policy.
         """
         self._mends = frozenset(mends)
         self.ends: frozenset[int] = frozenset()
         super().__init__(transformer, tokenizer, cache_config)
+        self._copy = None if dtype is None else _Copy(transformer, dtype)
         if "end-token-dropped" in self._mends:
             # The completion holds the end token that was drawn, or the choice to
             # stop is never trained on. The text stays as it was.
@@ -70,7 +78,37 @@ class MendedSampler(sampler_lib.Sampler):
             ends = (*ends, self.tokenizer.pad_id())
         self.ends = frozenset(ends)
         call = self._call_with_end_token if "end-token-dropped" in self._mends else super().__call__
-        return call(input_strings, *args, eos_tokens=ends, **kwargs)
+        with self._sampling_from_copy():
+            return call(input_strings, *args, eos_tokens=ends, **kwargs)
+
+    @contextlib.contextmanager
+    def _sampling_from_copy(self) -> Iterator[None]:
+        """Let programs that are called in the block be given the copy, if there is one.
+
+        Log-probs are asked for outside of it, and are the policy's.
+        """
+        if self._copy is None:
+            yield
+            return
+        policy = self._transformer_graphdef, self._flattened_transformer_state
+        self._transformer_graphdef = self._copy.graph
+        self._flattened_transformer_state = self._copy.state(policy[1])
+        try:
+            yield
+        finally:
+            self._transformer_graphdef, self._flattened_transformer_state = policy
+
+    def copied(self) -> list[Any]:
+        """Return the arrays, or shapes, of the copy that is sampled from; none without one.
+
+        What has the copy's dtype already is the policy's own, and is not among them.
+        """
+        if self._copy is None:
+            return []
+        policy = self._flattened_transformer_state
+        owned = {id(each.get_raw_value()) for each in policy}
+        copy = [each.get_raw_value() for each in self._copy.state(policy)]
+        return [each for each in copy if id(each) not in owned]
 
     def _decode_fn(self, params: Any, sampling_state: Any) -> Any:
         if "decode-one-too-many" in self._mends:
@@ -78,6 +116,39 @@ class MendedSampler(sampler_lib.Sampler):
             limit = sampling_state.total_sampling_steps - 1
             sampling_state = dataclasses.replace(sampling_state, total_sampling_steps=limit)
         return super()._decode_fn(params, sampling_state)
+
+
+class _Copy:
+    """A policy's weights in another dtype, each cast anew once it has changed.
+
+    Attributes:
+      graph: Structure of a policy that computes in the dtype.
+    """
+
+    def __init__(self, policy: nnx.Module, dtype: recipe_lib.Dtype):
+        self._dtype = dtype
+        self.graph = nnx.graphdef(models.stored_in(models.shapes_of(policy), dtype))
+        # By place in the policy's state: the array that was cast, and what it was cast to. An
+        # array that training has replaced is not held on to.
+        self._cast: dict[int, tuple[Callable[[], Any], Any]] = {}
+
+    def state(self, policy: Sequence[nnx.Variable]) -> list[nnx.Variable]:
+        """Return the copy of a policy's variables, as they stand."""
+        return [self._variable(place, each) for place, each in enumerate(policy)]
+
+    def _variable(self, place: int, variable: nnx.Variable) -> nnx.Variable:
+        value = variable.get_raw_value()
+        source, copy = self._cast.get(place, (lambda: None, None))
+        if source() is not value:
+            copy = models.cast(value, self._dtype)
+            if copy is not value:
+                self._cast[place] = _reference(value), copy
+        return variable.replace(copy)
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    """Return a weak reference; shapes, which take no memory, are held."""
+    return weakref.ref(value) if isinstance(value, jax.Array) else lambda: value
 
 
 class _TextWithoutEnd(tokenizer_adapter.TokenizerAdapter):
@@ -110,6 +181,7 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
         *,
         mends: Collection[str],
         seed: int,
+        dtype: recipe_lib.Dtype | None = None,
     ):
         """Builds the worker; upstream's cluster calls it with the first four.
 
@@ -120,6 +192,7 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
           rollout_config: Sampling configuration; cache size and temperature are read.
           mends: Ids in `harness.upstream.ledger`.
           seed: Seed of the noise.
+          dtype: Of the copy that is sampled from; None samples from the policy.
         """
         del mesh
         config: Any = rollout_actor.config  # type: ignore[attr-defined]
@@ -134,6 +207,7 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
                 head_dim=config.head_dim,
             ),
             mends=mends,
+            dtype=dtype,
         )
         self._key = jax.random.PRNGKey(seed) if "noise-repeats" in self._mends else None
         self._temperature = rollout_config.temperature
