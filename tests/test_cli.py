@@ -29,13 +29,13 @@ BAD = {
     "missing checkpoint": (["run", "--checkpoint", "/no/such", "--out", "{out}"], "/no/such"),
     "no checkpoint": (
         [
-            *("run", "--preset", "gemma3-1b", "--set", "model.tokenizer=builtin"),
+            *("run", "--force", "--preset", "gemma3-1b", "--set", "model.tokenizer=builtin"),
             *("--data", "arithmetic", "--out", "{out}"),
         ],
         "give --checkpoint PATH",
     ),
     "no checkpoint for the tokenizer": (
-        ["run", "--preset", "gemma3-1b", "--out", "{out}"],
+        ["run", "--force", "--preset", "gemma3-1b", "--data", "arithmetic", "--out", "{out}"],
         "model.checkpoint is not set",
     ),
     "no output folder": (["run"], "--out"),
