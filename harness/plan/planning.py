@@ -573,12 +573,11 @@ def _what_else(planner: Planner, better: recipe_lib.Recipe, sweep: bool) -> list
         if all(_holds(better, assignment) for assignment in assignments):
             continue
         other = recipe_lib.replace(better, *assignments)
-        again = 4 / 3 if other.model.remat and not better.model.remat else 1.0
         entry: dict[str, Any] = {
             "change": name,
             "assignments": assignments,
             "changes": changes,
-            "seconds_per_global_step": _total(other, place, planner.mends, again),
+            "seconds_per_global_step": _total(other, place, planner.mends),
             "from_seconds_per_global_step": before,
             "critic_step_bytes": None,
             "from_critic_step_bytes": None,
@@ -594,7 +593,7 @@ def _what_else(planner: Planner, better: recipe_lib.Recipe, sweep: bool) -> list
         rows = shapes.rows(better, "decode", planner.mends)
         work = roofline.work(better, "decode", rows)
         bound = roofline.bound(work, place.chip, better.model.dtype, place.count)
-        per_token = bound.seconds / better.rollout.max_new_tokens
+        per_token = bound.seconds / max(1, better.rollout.max_new_tokens - 1)
         found.append(
             {
                 "change": "stopping where the model ends its turn",
@@ -614,17 +613,9 @@ def _holds(recipe: recipe_lib.Recipe, assignment: str) -> bool:
     return recipe_lib.replace(recipe, assignment) == recipe
 
 
-def _total(
-    recipe: recipe_lib.Recipe,
-    place: chips.Slice,
-    mends: Sequence[str],
-    forward_twice: float = 1.0,
-) -> float:
-    """Seconds of a global step; gradients that compute the forward pass again take longer."""
-    return sum(
-        each["seconds"] * (forward_twice if each["name"].endswith("step") else 1.0)
-        for each in _step_bounds(recipe, place.chip, place.count, mends)
-    )
+def _total(recipe: recipe_lib.Recipe, place: chips.Slice, mends: Sequence[str]) -> float:
+    """Seconds of a global step."""
+    return sum(each["seconds"] for each in _step_bounds(recipe, place.chip, place.count, mends))
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
