@@ -121,7 +121,9 @@ class Model:
         `checkpoint` for the one beside the weights.
       dtype: Parameters and activations: `float32` or `bfloat16`.
       remat: What a gradient computes a second time instead of keeping it:
-        attention and feed-forward (`block`), layers (`decoder`), nothing if none.
+        attention scores and one of three products of the feed-forward layer
+        (`light`), all of attention and feed-forward (`block`), layers
+        (`decoder`), nothing if none.
       num_layers: Decoder layers.
       attention_pattern: Kinds of attention, repeated over the layers.
       vocab_size: Rows of the embedding.
@@ -139,7 +141,7 @@ class Model:
     checkpoint: str | None = None
     tokenizer: str = "checkpoint"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["block", "decoder"] | None = None
+    remat: Literal["light", "block", "decoder"] | None = None
     num_layers: PositiveInt = 26
     attention_pattern: Annotated[tuple[Literal["local", "global"], ...], Field(min_length=1)] = (
         "local",

@@ -176,9 +176,7 @@ def test_what_a_line_leads_far_past_is_put_off_and_found_if_nothing_else_fits():
     candidates = [each for each in space(seconds) if "remat no" in each.name]
     # The largest first, so that nothing is put off, and then the smallest first.
     assert name_of(search.find(candidates, Machine(size), rooms=[120])) is not None
-    upside_down = [
-        dataclasses.replace(each, cost=(-each.cost[0],)) for each in candidates
-    ]
+    upside_down = [dataclasses.replace(each, cost=(-each.cost[0],)) for each in candidates]
     found = search.find(upside_down, Machine(size), rooms=[120], certain=True)
     assert name_of(found) == brute(upside_down, Machine(size), 120)
 

@@ -89,8 +89,7 @@ def lora_weights(recipe: recipe_lib.Recipe, *, of: Collection[str] = ()) -> int:
         width
         for layer in range(model.num_layers)
         for name, width in modules.items()
-        if chosen.fullmatch(f"layers/{layer}/{name}")
-        and (not of or name.split("/")[-1] in of)
+        if chosen.fullmatch(f"layers/{layer}/{name}") and (not of or name.split("/")[-1] in of)
     )
 
 
@@ -107,7 +106,8 @@ def recomputed_flops(recipe: recipe_lib.Recipe, *, lora: bool) -> int:
     """Operations that a gradient repeats because of `model.remat`, for one sequence.
 
     A product whose result no gradient needs is not repeated: within a block
-    that is the last one, of attention and of the feed-forward layer.
+    that is the last one, of attention and of the feed-forward layer. `light`
+    repeats `up_proj` and the attention scores.
 
     Args:
       recipe: Shapes, lengths and `model.remat`.
@@ -120,14 +120,20 @@ def recomputed_flops(recipe: recipe_lib.Recipe, *, lora: bool) -> int:
     if model.remat is None:
         return 0
     length = rollout.max_prompt_length + rollout.max_new_tokens
+    attention = attention_flops(model, length, length)
     weights = layer_weights(model) * model.num_layers
     pairs = lora_weights(recipe) if lora else 0
-    if model.remat == "block":
+    if model.remat == "light":
+        # Of attention the scores alone: what the probabilities weigh is kept.
+        attention //= 2
+        weights = model.embed_dim * model.hidden_dim * model.num_layers
+        pairs = lora_weights(recipe, of=("up_proj",)) if lora else 0
+    elif model.remat == "block":
         last = model.num_heads * model.head_dim * model.embed_dim
         last += model.hidden_dim * model.embed_dim
         weights -= last * model.num_layers
         pairs -= lora_weights(recipe, of=("attn_vec_einsum", "down_proj")) if lora else 0
-    return 2 * length * (weights + pairs) + attention_flops(model, length, length)
+    return 2 * length * (weights + pairs) + attention
 
 
 def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
@@ -150,7 +156,7 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
     model, rollout = recipe.model, recipe.rollout
     prompt, new = rollout.max_prompt_length, rollout.max_new_tokens
     length = prompt + new
-    itemsize = BYTES[model.dtype]
+    itemsize = BYTES[dtype_of(recipe, program)]
     layers, lora = model.num_layers * layer_weights(model), lora_weights(recipe)
     head = model.vocab_size * model.embed_dim
     norms = model.embed_dim * (4 * model.num_layers + 1) + 2 * model.head_dim * model.num_layers
@@ -194,13 +200,19 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
     raise ValueError(f"no formula for {program}")
 
 
+def dtype_of(recipe: recipe_lib.Recipe, program: str) -> str:
+    """Return the dtype that a program reads weights in and multiplies."""
+    del program
+    return recipe.model.dtype
+
+
 def bound(found: Work, chip: chips.Chip, dtype: str, count: int = 1) -> Bound:
     """Gives the least time of a call.
 
     Args:
       found: What it has to do over all chips.
       chip: Each chip.
-      dtype: The recipe's `model.dtype`.
+      dtype: As `dtype_of` gives it.
       count: Chips, among which the work is taken to be split evenly and for free.
 
     Returns:

@@ -224,7 +224,11 @@ class _Search:
         if chosen is None:
             nearest = min(
                 judged,
-                key=lambda each: (each.source == "line", each.peak_bytes is None, each.peak_bytes or 0),
+                key=lambda each: (
+                    each.source == "line",
+                    each.peak_bytes is None,
+                    each.peak_bytes or 0,
+                ),
             )
         return Found(chosen, room, tuple(judged), nearest, tuple(self._asked))
 
@@ -326,8 +330,6 @@ def _fits(answer: Answer, question: Question, room: int) -> bool:
     )
 
 
-def _judgement(
-    candidate: Candidate, question: Question, answer: Answer, fits: bool
-) -> Judgement:
+def _judgement(candidate: Candidate, question: Question, answer: Answer, fits: bool) -> Judgement:
     peak = None if answer.peak_bytes is None else answer.peak_bytes + question.beside_bytes
     return Judgement(candidate, fits, "compiled", question.program, peak)
