@@ -17,7 +17,6 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tunix.rl import common
 
 from harness import cli, errors, models, pipeline, rewards, tokenizer, upstream
 from harness import recipe as recipe_lib
@@ -34,7 +33,7 @@ from harness.plan import (
     wall,
     worker,
 )
-from harness.upstream import programs, temperature
+from harness.upstream import donation, programs, temperature
 
 from .conftest import small_recipe
 
@@ -288,7 +287,7 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
 
         return called
 
-    sampler, score = learner.rl_cluster.rollout._sampler, common.compute_score
+    sampler, score = learner.rl_cluster.rollout._sampler, donation.score_program
     begin, decode = sampler._compiled_prefill_fn, sampler._compiled_decode_fn
     jitted_score = score.jitted_fn
     size = recipe.batching.train_micro_batch
@@ -320,7 +319,7 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
 
         def jitted(*args, name=name, jit=jit, **kwargs):
             step, evaluate = jit(*args, **kwargs)
-            function = step.func.__wrapped__
+            function = programs.holder_of(step)
             function.jitted_fn = only_noting(name, function.jitted_fn)
             return step, evaluate
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tunix
+from flax import nnx
 from tunix.generate import sampler as sampler_lib
 from tunix.rl import common, rl_cluster, rl_learner
 from tunix.rl.ppo import ppo_learner
@@ -259,6 +260,20 @@ def _told_mode(patch):
     patch(ppo_learner.PPOLearner, "_generate_and_compute_advantage", told)
 
 
+def _donated_model(patch):
+    plain = nnx.jit
+    patch(peft_trainer, "nnx", rebind.Overlay(nnx, jit=functools.partial(_donating, plain)))
+
+
+def _donating(jit, function, donate_argnames=(), **kwargs):
+    names = ("model", "optimizer") if donate_argnames else ()
+    return jit(function, donate_argnames=names, **kwargs)
+
+
+def _no_anchor(patch):
+    patch(rl_cluster.RLCluster, "_init_cluster", lambda self: None)
+
+
 RIGHT = {
     probes.rewards_truncated: _float_rewards,
     probes.end_token_dropped: _kept_end_token,
@@ -285,6 +300,8 @@ RIGHT = {
     probes.top_p_none_is_greedy: _sampled,
     probes.epsilon_zero_is_ignored: _zero_epsilon,
     probes.eval_config_unused: _told_mode,
+    probes.weights_are_not_donated: _donated_model,
+    probes.policy_is_copied_to_the_host: _no_anchor,
 }
 
 

@@ -7,6 +7,7 @@ from harness.checks import (
     advantage,
     checkpoint,
     compilation,
+    donation,
     evaluation,
     learning,
     logprob,
@@ -31,6 +32,7 @@ PROPERTIES: tuple[Property, ...] = (
     *model.PROPERTIES,
     *checkpoint.PROPERTIES,
     *compilation.PROPERTIES,
+    *donation.PROPERTIES,
     *learning.PROPERTIES,
 )
 

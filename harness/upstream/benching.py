@@ -14,12 +14,14 @@ from unittest import mock
 import jax
 import jax.core
 import numpy as np
+from flax import nnx
 from tunix.rl import common
 from tunix.rl.ppo import ppo_learner
 
 from harness.measure import compiles
+from harness.upstream import donation, temperature
 from harness.upstream import learner as learner_lib
-from harness.upstream import temperature
+from harness.upstream import programs as programs_lib
 
 NAMES = ("prefill", "decode", "old_logps", "values", "advantages", "actor_step", "critic_step")
 
@@ -34,7 +36,8 @@ class Program:
     Attributes:
       name: One of `NAMES`.
       lowered: The program before XLA has compiled it.
-      kept: Leaves of its arguments; donated arrays as copies on the host.
+      kept: Leaves of its arguments; donated arrays as copies on the host, weights of the models
+        as their variables, since a train step deletes the arrays.
       places: Sharding of each donated leaf, none for the others.
       compiled: The program as XLA compiled it.
       compile_seconds: Seconds in XLA.
@@ -52,7 +55,7 @@ class Program:
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Makes arguments, donated ones anew, and waits until they are on the device."""
         leaves = [
-            leaf if place is None else jax.device_put(leaf, place)
+            _current(leaf) if place is None else jax.device_put(leaf, place)
             for leaf, place in zip(self.kept, self.places, strict=True)
         ]
         jax.block_until_ready([leaf for leaf in leaves if isinstance(leaf, jax.Array)])
@@ -63,16 +66,29 @@ class Program:
         return jax.block_until_ready(self.compiled(*args, **kwargs))
 
 
+def _current(leaf: Any) -> Any:
+    return leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
+
+
 class _Ear:
     """Stands before a jitted function, and notes its first call that is no trace."""
 
-    def __init__(self, name: str, function: Any, found: dict[str, Program]):
+    def __init__(
+        self,
+        name: str,
+        function: Any,
+        found: dict[str, Program],
+        variables: Mapping[int, nnx.Variable] | None = None,
+    ):
         self._name, self._function, self._found = name, function, found
+        self._variables = variables or {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         if self._name not in self._found and not traced:
-            self._found[self._name] = _note(self._name, self._function, args, kwargs)
+            noted = _note(self._name, self._function, args, kwargs)
+            kept = tuple(self._variables.get(id(leaf), leaf) for leaf in noted.kept)
+            self._found[self._name] = dataclasses.replace(noted, kept=kept)
         return self._function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -179,7 +195,6 @@ def _settle(sampler: Any) -> None:
 
 @contextlib.contextmanager
 def _listening(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
-    sampler = cluster.rollout._sampler
     registry: Any = ppo_learner.registry
     look_up = registry.get
 
@@ -189,18 +204,39 @@ def _listening(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
             return function
         return _Ear("advantages", function, found)
 
-    score = common.compute_score
-    with (
-        mock.patch.object(
-            sampler, "_compiled_prefill_fn", _Ear("prefill", sampler._compiled_prefill_fn, found)
-        ),
-        mock.patch.object(
-            sampler, "_compiled_decode_fn", _Ear("decode", sampler._compiled_decode_fn, found)
-        ),
-        temperature.replaced(lambda program: _Ear("old_logps", program, found)),
-        mock.patch.object(score, "jitted_fn", _Ear("values", score.jitted_fn, found)),
-        mock.patch.object(registry, "get", get),
-    ):
+    variables = _variables(cluster)
+    with contextlib.ExitStack() as stack:
+        for score in (common.compute_score, donation.score_program):
+            ear = _Ear("values", score.jitted_fn, found, variables)
+            stack.enter_context(mock.patch.object(score, "jitted_fn", ear))
+        stack.enter_context(_listening_sampler(cluster, found, variables))
+        stack.enter_context(
+            temperature.replaced(lambda program: _Ear("old_logps", program, found, variables))
+        )
+        stack.enter_context(mock.patch.object(registry, "get", get))
+        yield
+
+
+def _variables(cluster: Any) -> dict[int, nnx.Variable]:
+    """Return the variables of the models that are trained, by the ids of their arrays."""
+    models = (cluster.actor_trainer.model, cluster.critic_trainer.model)
+    return {
+        id(variable.get_raw_value()): variable
+        for model in models
+        for _, variable in nnx.to_flat_state(nnx.state(model))
+    }
+
+
+@contextlib.contextmanager
+def _listening_sampler(
+    cluster: Any, found: dict[str, Program], variables: Mapping[int, nnx.Variable]
+) -> Iterator[None]:
+    sampler = cluster.rollout._sampler
+    with contextlib.ExitStack() as stack:
+        for name in ("prefill", "decode"):
+            attribute = f"_compiled_{name}_fn"
+            ear = _Ear(name, getattr(sampler, attribute), found, variables)
+            stack.enter_context(mock.patch.object(sampler, attribute, ear))
         yield
 
 
@@ -218,8 +254,8 @@ def _listening_trainers(cluster: Any, found: dict[str, Program]) -> Iterator[Non
             ) -> Any:
                 steps = _make(*args, **kw)
                 # The function that upstream keeps, under its cache of the modules' graphs.
-                jitted = _trainer._jitted_train_step_fn.func.__wrapped__
-                ear = _Ear(_name, jitted.jitted_fn, found)
+                jitted = programs_lib.holder_of(_trainer._jitted_train_step_fn)
+                ear = _Ear(_name, jitted.jitted_fn, found, _variables(cluster))
                 stack.enter_context(mock.patch.object(jitted, "jitted_fn", ear))
                 return steps
 

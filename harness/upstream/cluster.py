@@ -22,7 +22,7 @@ from tunix.sft import metrics_logger
 from harness import accounting, errors
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
-from harness.upstream import rollout, versions, writers
+from harness.upstream import donation, rebind, rollout, versions, writers
 from harness.upstream import temperature as temperature_lib
 
 Cluster = rl_cluster.RLCluster
@@ -60,6 +60,8 @@ class MendedCluster(rl_cluster.RLCluster):
         self._mends = frozenset(mends)
         self._note = dict(note or {})
         super().__init__(**kwargs)
+        if "model-not-donated" in self._mends:
+            self._donate_models()
         if "resume-mid-batch-step" in self._mends:
             for trainer in (self.actor_trainer, self.critic_trainer):
                 self._hold_back_checkpoints(trainer)
@@ -75,6 +77,23 @@ class MendedCluster(rl_cluster.RLCluster):
                 ),
                 worker,
             )
+
+    def _init_cluster(self) -> None:
+        if "policy-anchored" in self._mends:
+            _init_without_anchor(self)
+        else:
+            super()._init_cluster()
+
+    def _donate_models(self) -> None:
+        """Make the trainers donate what they train, and the critic's scores not return it."""
+        trainers: tuple[Any, Any] = (self.actor_trainer, self.critic_trainer)
+        worker: Any = self.inference_worker
+        trained = [trainer.model for trainer in trainers]
+        others = [each for each in worker._models.values() if all(each is not m for m in trained)]
+        donation.own_what_is_donated(trainers, others)
+        for trainer in trainers:
+            donation.install(trainer)
+        worker.get_values = functools.partial(donation.get_values, worker)
 
     def generate(self, *args: Any, **kwargs: Any) -> base_rollout.RolloutOutput:
         """Samples with the configuration of the mode that asks."""
@@ -187,6 +206,15 @@ class MendedCluster(rl_cluster.RLCluster):
             # The actor's trainer closes the logger that both share.
             self.critic_trainer._write_train_metrics()
         super().close()
+
+
+# Tunix copies the whole policy to the host, for log-probs that PPO asks of the rollout worker.
+_init_without_anchor = rebind.rebind(
+    rl_cluster.RLCluster._init_cluster,
+    rl_utils=rebind.Overlay(
+        rl_cluster.rl_utils, put_params_on_memory_kind=lambda params, kind: None
+    ),
+)
 
 
 def _describe_last_checkpoint(cluster: rl_cluster.RLCluster, trainer: Any) -> None:

@@ -316,9 +316,29 @@ DEFECTS: tuple[Defect, ...] = (
         title="A train step keeps the old weights beside the new ones.",
         where="tunix/sft/peft_trainer.py:422",
         effect=(
-            "The weights take their room twice while a step runs: 3.73 GiB more for the critic of "
-            "the reference recipe, which then does not fit a v6e in float32 (compiled)."
+            "Old and new weights, frozen ones too, are on the device at once while a step runs, "
+            "and scores hand the whole critic back: the reference recipe takes 32.3 GiB in "
+            "float32 and does not fit a v6e (compiled)."
         ),
+        mend=(
+            "The step is compiled over arrays: what is trained is donated, the rest is passed in "
+            "and not returned; evaluation and scores return no weights."
+        ),
+        probe=probes.weights_are_not_donated,
+        shown_by=("steps-overwrite",),
+    ),
+    Defect(
+        id="policy-anchored",
+        title="A cluster copies the policy to the host, for log-probs that PPO never asks for.",
+        where="tunix/rl/rl_cluster.py:587",
+        effect=(
+            "The host holds the whole policy once more, base and all: 3.9 GiB of the reference "
+            "recipe in float32, in the memory of training where the device is the CPU."
+        ),
+        mend="The copy is not made.",
+        probe=probes.policy_is_copied_to_the_host,
+        shown_by=("steps-overwrite",),
+        releases=("0.1.7",),
     ),
     Defect(
         id="critic-last-metric-after-close",

@@ -13,6 +13,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from tunix.generate import sampler as sampler_lib
 from tunix.rl import common, rl_cluster, rl_learner
@@ -535,3 +536,31 @@ def top_p_none_is_greedy() -> bool:
 def epsilon_zero_is_ignored() -> bool:
     """Does a lower bound of 0 become another?"""
     return ppo_learner.PPOConfig(epsilon_low=0.0).epsilon_low != 0
+
+
+class _Row(nnx.Module):
+    """A model with one parameter."""
+
+    def __init__(self) -> None:
+        self.weights = nnx.Param(jnp.zeros(2))
+
+
+def weights_are_not_donated() -> bool:
+    """Does a train step take the optimizer's arrays for its own, and the weights not?"""
+    trainer = peft_trainer.PeftTrainer(
+        _Row(),
+        optax.sgd(0.1),
+        peft_trainer.TrainingConfig(eval_every_n_steps=1, max_steps=1),
+        metrics_logger=cast(Any, types.SimpleNamespace()),
+    )
+    trainer.with_loss_fn(lambda model, x: jnp.sum(cast(Any, model).weights * x))
+    trainer.with_gen_model_input_fn(lambda x: {"x": x})
+    step: Any = trainer.jit_train_and_eval_step()[0]
+    lowered = step.func.lower(trainer.model, trainer.optimizer, jnp.ones(2))
+    arguments, _ = lowered.lowered.args_info
+    return not any(each.donated for each in jax.tree.leaves(arguments[0]))
+
+
+def policy_is_copied_to_the_host() -> bool:
+    """Does a cluster, when it is built, store a copy of the policy?"""
+    return "_anchor_policy_state" in rl_cluster.RLCluster._init_cluster.__code__.co_names

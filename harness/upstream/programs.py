@@ -26,8 +26,8 @@ from tunix.sft import peft_trainer, sharding_utils
 from harness import models
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
+from harness.upstream import donation, rebind, versions
 from harness.upstream import learner as learner_lib
-from harness.upstream import rebind, versions
 from harness.upstream import temperature as temperature_lib
 
 Program = Literal[
@@ -155,7 +155,7 @@ def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
         with cluster._get_mesh_and_logical_axis_rules_cm(role) as (mesh, _):
             step: Any = trainer.jit_train_and_eval_step(False, True)[0]
             example = _sharded(abstract_example(learner, rows), mesh, trainer.config)
-            with _lowered_instead(step.func.__wrapped__):
+            with _lowered_instead(holder_of(step)):
                 return _caught(lambda: step(example))
     prompts, completions = _tokens(cluster, rows)
     ids: dict[str, Any] = {
@@ -178,8 +178,27 @@ def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
     with (
         cluster._get_mesh_and_logical_axis_rules_cm(rl_cluster.Role.CRITIC),
         _lowered_instead(common.compute_score),
+        _lowered_instead(donation.score_program),
     ):
         return _caught(lambda: cluster.inference_worker.get_values(prompts, completions, **ids))
+
+
+def donated_and_results(
+    learner: learner_lib.Learner, program: Program, rows: int
+) -> tuple[int, int]:
+    """Count the arrays that a program may write over, and those that it returns.
+
+    Args:
+      learner: One that has weights, or from `abstract_learner`.
+      program: Which.
+      rows: Sequences in one call.
+
+    Returns:
+      The number of donated arguments, and the number of results.
+    """
+    lowered = lower(learner, program, rows)
+    donated = sum(each.donated for each in jax.tree.leaves(lowered.args_info))
+    return donated, len(jax.tree.leaves(lowered.out_info))
 
 
 def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.TrainExample:
@@ -236,9 +255,10 @@ def resident(learner: learner_lib.Learner) -> list[Resident]:
         **_optimizer_parts("actor", actor),
         "critic": nnx.state(critic.model, nnx.Param),
         **_optimizer_parts("critic", critic),
-        # From 0.1.7 on.
-        "actor weights kept on the host": getattr(cluster, "_anchor_policy_state", None),
     }
+    anchor = getattr(cluster, "_anchor_policy_state", None)  # from 0.1.7 on
+    if anchor is not None:
+        groups["actor weights kept on the host"] = anchor
     return [_resident(name, jax.tree.leaves(tree)) for name, tree in groups.items()]
 
 
@@ -340,6 +360,18 @@ def _sharded(tree: Any, mesh: jax.sharding.Mesh, config: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(laid, tree)
+
+
+def holder_of(step: Any) -> Any:
+    """Return what holds the jitted function of a trainer's step, as its `jitted_fn`.
+
+    Args:
+      step: From a trainer's `jit_train_and_eval_step`.
+
+    Returns:
+      The object that `nnx.jit` made, or the step that takes its place where it is fixed.
+    """
+    return getattr(step.func, "__wrapped__", step.func)
 
 
 @contextlib.contextmanager
