@@ -72,10 +72,12 @@ def meshes(recipe: recipe_lib.Recipe, place: chips.Slice) -> list[tuple[int, int
     """
     if place.count == 1:
         return [(1, 1)]
-    policy = models.abstract_gemma(recipe.model)
+    # All layers are alike.
+    shallow = recipe_lib.replace(recipe, "model.num_layers=1")
+    policy = models.abstract_gemma(shallow.model)
     arrays = [
         (leaf.shape, spec)
-        for model in (models.abstract_lora(policy, recipe.lora), models.abstract_critic(policy))
+        for model in (models.abstract_lora(policy, shallow.lora), models.abstract_critic(policy))
         for leaf, spec in _specs(model)
     ]
     found = []

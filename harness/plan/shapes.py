@@ -24,6 +24,9 @@ def of(recipe: recipe_lib.Recipe) -> tuple[str, ...]:
 
 def group(recipe: recipe_lib.Recipe, mends: Collection[str]) -> int:
     """Sequences that are generated and valued together, before micro-batches."""
+    if "mini-batch-off-policy" in mends:
+        # One policy draws the whole batch, which is cut into mini-batches afterwards.
+        return recipe.batching.batch
     if "whitening-group" in mends:
         return recipe.batching.mini_batch
     return max(accounting.whitening_groups(recipe.batching))
