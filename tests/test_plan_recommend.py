@@ -6,14 +6,14 @@ import json
 import math
 import re
 import tomllib
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from harness import cli, errors, models, upstream
+from harness import models, upstream
 from harness import recipe as recipe_lib
 from harness.plan import advice, changes, chips, planning, recommend, roofline, shapes, store
 from harness.upstream import programs
@@ -31,7 +31,7 @@ class Chip:
 
     workers = 1
     host_bytes = 0
-    KEPT = {None: 1.0, "light": 0.5, "block": 0.3, "decoder": 0.2}
+    KEPT: ClassVar = {None: 1.0, "light": 0.5, "block": 0.3, "decoder": 0.2}
 
     def __init__(self, hbm: int, slope: int = 1000, chip: str = "v6e-1"):
         self.asked: list[store.Job] = []
