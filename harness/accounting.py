@@ -179,13 +179,17 @@ def checkpoint_steps(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> t
     return tuple(sorted({min(math.ceil(step / batch) * batch, last) for step in due}))
 
 
-def account(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> Account:
+def account(
+    recipe: recipe_lib.Recipe, *, overshoots: bool = True, one_policy: bool = True
+) -> Account:
     """Works out what a recipe will do.
 
     Args:
       recipe: The recipe.
       overshoots: Whether `max_steps` is looked at only when a whole batch is
         done, as by Tunix 0.1.7, and not within one.
+      one_policy: Whether a batch is sampled at once, and not each mini-batch after the updates
+        on the one before, as by Tunix itself.
 
     Returns:
       The account.
@@ -195,7 +199,10 @@ def account(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> Account:
     updates = optimizer_steps(recipe, overshoots=overshoots)
     rollouts = steps * batching.batch
     groups = whitening_groups(batching)
-    per_mini_batch = sum(math.ceil(group / batching.rollout_micro_batch) for group in groups)
+    calls = batching.batch // batching.rollout_micro_batch
+    if not one_policy:
+        per_mini_batch = sum(math.ceil(group / batching.rollout_micro_batch) for group in groups)
+        calls = batching.batch // batching.mini_batch * per_mini_batch
     available, tested = _problems(recipe, "train"), _problems(recipe, "test")
     asked = recipe.data.num_test_batches * batching.batch
     saved = checkpoint_steps(recipe, overshoots=overshoots)
@@ -206,7 +213,7 @@ def account(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> Account:
         batches=_batches(recipe),
         global_steps=steps,
         rollouts=rollouts,
-        generations=steps * (batching.batch // batching.mini_batch) * per_mini_batch,
+        generations=steps * calls,
         whitening_groups=groups,
         gradient_accumulation=batching.mini_batch // batching.train_micro_batch,
         optimizer_steps_per_batch=optimizer_steps_per_batch(recipe),
@@ -302,7 +309,7 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
         (
             mini_batches > 1,
             "mini-batches-are-on-policy",
-            f"Each mini-batch is sampled after the update from the one before: this is "
+            f"Unmended, each mini-batch is sampled after the update from the one before: this is "
             f"{mini_batches} on-policy batches of {batching.mini_batch}, not {mini_batches} "
             f"updates from one batch of {batching.batch}.",
         ),

@@ -665,10 +665,10 @@ def test_schedule_by_hand():
     first = [
         (0, 0, 0, 0, 0, 0),
         (1, 0, 0, 1, 0, 0),
-        (0, 0, 0, 0, 1, 1),
-        (1, 0, 0, 1, 1, 1),
-        (2, 0, 1, 0, 0, 2),
-        (3, 0, 1, 1, 0, 2),
+        (2, 0, 1, 0, 0, 1),
+        (3, 0, 1, 1, 0, 1),
+        (0, 0, 0, 0, 1, 2),
+        (1, 0, 0, 1, 1, 2),
         (2, 0, 1, 0, 1, 3),
         (3, 0, 1, 1, 1, 3),
     ]
@@ -685,7 +685,16 @@ def test_schedule_looks_at_max_steps_after_whole_batches(max_steps, batches):
     uses = schedule_lib.schedule(3, 4, 2, 2, 2, max_steps)
     assert schedule_lib.global_steps(uses) == batches
     assert schedule_lib.optimizer_steps(uses) == 4 * batches
-    assert schedule_lib.generations(uses) == 2 * batches
+    assert schedule_lib.generations(uses) == batches
+
+
+def test_schedule_takes_each_epoch_in_its_own_order():
+    orders = {(0, 0): (2, 0, 3, 1), (0, 1): (1, 3, 0, 2)}
+    uses = schedule_lib.schedule(1, 4, 2, 2, 2, 4, lambda *key: orders[key])
+    assert [use.problem for use in uses] == [2, 0, 3, 1, 1, 3, 0, 2]
+    assert [use.optimizer_step for use in uses] == [0, 0, 1, 1, 2, 2, 3, 3]
+    with pytest.raises(ValueError, match="each sequence of its batch once"):
+        schedule_lib.schedule(1, 4, 2, 2, 2, 4, lambda *key: (0, 0, 1, 2))
 
 
 @PROPERTY
@@ -742,8 +751,8 @@ def test_schedule_and_account_agree(preset):
     assert schedule_lib.optimizer_steps(uses) == account.optimizer_steps
     assert len({use.problem for use in uses}) == account.rollouts
     assert 1 + max(use.micro_batch for use in uses) == account.gradient_accumulation
-    mini_batches = batching.batch // batching.mini_batch
-    assert schedule_lib.generations(uses) == account.global_steps * mini_batches
+    calls = batching.batch // batching.rollout_micro_batch
+    assert schedule_lib.generations(uses) * calls == account.generations
 
 
 @pytest.mark.parametrize("preset", ["gemma3-1b", "tiny"])

@@ -46,7 +46,7 @@ def test_a_defect_without_a_probe_stands_in_the_releases_that_the_ledger_names(m
     # A release that is newer than the ledger is taken for the newest that it knows.
     monkeypatch.setattr(ledger, "installed_version", lambda: "9.0")
     assert not upstream.standing("lengths-compile")
-    assert upstream.standing("mini-batch-off-policy")
+    assert upstream.standing("prompt-list-torn")
 
 
 def test_ledger_entries_say_all_that_a_reader_needs():
@@ -270,6 +270,16 @@ def _donating(jit, function, donate_argnames=(), **kwargs):
     return jit(function, donate_argnames=names, **kwargs)
 
 
+def _whole_batches(patch):
+    plain = rl_learner.RLLearner._run_global_step
+
+    def whole(self, batch, mini_batch, *args):
+        del mini_batch
+        plain(self, batch, batch, *args)
+
+    patch(rl_learner.RLLearner, "_run_global_step", whole)
+
+
 def _no_anchor(patch):
     patch(rl_cluster.RLCluster, "_init_cluster", lambda self: None)
 
@@ -301,6 +311,7 @@ RIGHT = {
     probes.epsilon_zero_is_ignored: _zero_epsilon,
     probes.eval_config_unused: _told_mode,
     probes.weights_are_not_donated: _donated_model,
+    probes.mini_batches_are_sampled_apart: _whole_batches,
     probes.policy_is_copied_to_the_host: _no_anchor,
 }
 

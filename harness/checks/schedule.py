@@ -15,6 +15,7 @@ from harness.oracle import schedule as oracle
 from harness.upstream import rehearsal
 
 _ROLES = ("actor", "critic")
+_OFF = "mini-batch-off-policy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +51,41 @@ class Case:
         )
 
     @property
+    def uses_apart(self) -> list[oracle.Use]:
+        """What becomes of it where each mini-batch is sampled, and used up, by itself."""
+        count = self.batch // self.mini_batch
+        per_batch = count * self.epochs
+        uses = oracle.schedule(
+            self.batches * count,
+            self.mini_batch,
+            self.mini_batch,
+            self.micro_batch,
+            self.epochs,
+            -(-self.max_steps // per_batch) * per_batch,
+        )
+        return [
+            dataclasses.replace(use, batch=use.batch // count, mini_batch=use.batch % count)
+            for use in uses
+        ]
+
+    def uses_where(self, known: Collection[str]) -> list[oracle.Use]:
+        """Return what known issues, and nothing else, make of it."""
+        return self.uses_apart if _OFF in known else self.uses
+
+    @property
+    def mini_batches(self) -> int:
+        """Mini-batches, and so optimizer steps, in a pass over a batch."""
+        return self.batch // self.mini_batch
+
+    @property
     def assignments(self) -> tuple[str, ...]:
         """What makes a recipe one of these sizes."""
         return (
             f"batching.batch={self.batch}",
             f"batching.mini_batch={self.mini_batch}",
             f"batching.train_micro_batch={self.micro_batch}",
-            f"batching.rollout_micro_batch={self.mini_batch}",
-            f"batching.logps_micro_batch={self.mini_batch}",
+            f"batching.rollout_micro_batch={self.batch}",
+            f"batching.logps_micro_batch={self.batch}",
             f"ppo.num_epochs={self.epochs}",
             f"optimizers.max_steps={self.max_steps}",
             f"data.num_batches={self.batches}",
@@ -101,8 +129,11 @@ def _rows(micro_batches: Sequence[tuple[int, Sequence[int]]]) -> np.ndarray:
     )
 
 
-def _account(base: recipe_lib.Recipe, case: Case) -> accounting.Account:
-    return accounting.account(recipe_lib.replace(base, *case.assignments))
+def _account(
+    base: recipe_lib.Recipe, case: Case, known: Collection[str] = ()
+) -> accounting.Account:
+    recipe = recipe_lib.replace(base, *case.assignments)
+    return accounting.account(recipe, one_policy=_OFF not in known)
 
 
 def _wanted_rows(uses: Sequence[oracle.Use]) -> np.ndarray:
@@ -110,6 +141,23 @@ def _wanted_rows(uses: Sequence[oracle.Use]) -> np.ndarray:
     for use in uses:
         micro_batches.setdefault((use.optimizer_step, use.micro_batch), []).append(use.problem)
     return _rows([(step, problems) for (step, _), problems in micro_batches.items()])
+
+
+def _by_pass(rows: np.ndarray, case: Case) -> np.ndarray:
+    """Sort the problems of each pass over a batch, [N, 2]: how a pass is cut is random."""
+    passes = np.stack([rows[:, 0] // case.mini_batches, rows[:, 3]], axis=1)
+    return passes[np.lexsort(passes.T[::-1])]
+
+
+def _compare_rows(
+    what: str, got: np.ndarray, uses: Sequence[oracle.Use], case: Case, known: Collection[str]
+) -> Iterator[Comparison]:
+    want = _wanted_rows(uses)
+    if _OFF in known:
+        yield Comparison(f"{what} (step, micro-batch, place, problem)", got, want)
+        return
+    yield Comparison(f"optimizer steps of {what}", got[:, 0], want[:, 0])
+    yield Comparison(f"problems of each pass in {what}", _by_pass(got, case), _by_pass(want, case))
 
 
 def _observe_schedule(lab: Lab) -> Observed:
@@ -121,15 +169,17 @@ def _observe_schedule(lab: Lab) -> Observed:
 
 
 def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    del known
     for case, got in zip(observed["cases"], observed["got"], strict=True):
-        uses, account = case.uses, _account(observed["base"], case)
+        uses, account = case.uses_where(known), _account(observed["base"], case, known)
         for role in _ROLES:
             steps = [each for each in got.steps if each.role == role]
+            rows = _rows([(each.train_steps, each.problems) for each in steps])
+            yield from _compare_rows(f"{role}'s rows of {case}", rows, uses, case, known)
+            sizes = [len(each.problems) for each in steps]
             yield Comparison(
-                f"{role}'s rows (step, micro-batch, place, problem) of {case}",
-                _rows([(each.train_steps, each.problems) for each in steps]),
-                _wanted_rows(uses),
+                f"rows of each of the {role}'s gradients of {case}",
+                sizes,
+                [case.micro_batch] * (len(uses) // case.micro_batch),
             )
             for name, wanted in (
                 ("oracle's", oracle.optimizer_steps(uses)),
@@ -150,7 +200,7 @@ def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Co
         )
         for name, figures in (
             ("global steps", (got.global_steps, oracle.global_steps(uses), account.global_steps)),
-            ("generations", (len(got.draws), oracle.generations(uses), account.generations)),
+            ("generations", (len(got.draws), _generations(case, uses, known), account.generations)),
         ):
             yield Comparison(f"{name} of {case}, oracle's", figures[0], figures[1])
             yield Comparison(f"{name} of {case}, account's", figures[0], figures[2])
@@ -158,6 +208,29 @@ def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Co
             f"problems as they are drawn of {case}",
             np.concatenate([each.problems for each in got.draws]),
             np.arange(oracle.global_steps(uses) * case.batch),
+        )
+
+
+def _generations(case: Case, uses: Sequence[oracle.Use], known: Collection[str]) -> int:
+    return oracle.generations(uses) * (case.mini_batches if _OFF in known else 1)
+
+
+def _observe_shuffle(lab: Lab) -> Observed:
+    cases = [_CASES[2]]  # several mini-batches, several passes, one gradient a mini-batch
+    return {"cases": cases, "got": [_rehearse(lab, case) for case in cases]}
+
+
+def _compare_shuffle(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+    for case, got in zip(observed["cases"], observed["got"], strict=True):
+        cuts: dict[int, set[frozenset[int]]] = {}
+        for each in got.steps:
+            if each.role == "actor":
+                first = min(each.problems) // case.batch
+                cuts.setdefault(first, set()).add(frozenset(each.problems))
+        alike = sum(len(found) == case.mini_batches for found in cuts.values())
+        same = {_OFF, "shuffle-without-effect"} & set(known)
+        yield Comparison(
+            f"batches that all passes cut alike, of {case}", alike, len(cuts) if same else 0
         )
 
 
@@ -242,19 +315,15 @@ def _observe_policy(lab: Lab) -> Observed:
 
 def _compare_policy(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     for case, draws in zip(observed["cases"], observed["got"], strict=True):
-        uses = {use.problem: use for use in reversed(case.uses)}
-        first_of_batch: dict[int, int] = {}
-        for use in case.uses:
-            first_of_batch.setdefault(use.batch, use.optimizer_step)
-        want = []
-        for problem in sorted(uses):
-            use = uses[problem]
-            off = "mini-batch-off-policy" in known
-            want.append(use.optimizer_step if off else first_of_batch[use.batch])
+        apart = _OFF in known
+        first: dict[int, int] = {}
+        for use in case.uses_where(known):
+            first.setdefault(use.problem if apart else use.batch, use.optimizer_step)
+        problems = [problem for draw in draws for problem in draw.problems]
         yield Comparison(
             f"optimizer steps done when each problem is drawn of {case}",
             [draw.train_steps for draw in draws for _ in draw.problems],
-            want,
+            [first[problem if apart else problem // case.batch] for problem in problems],
         )
 
 
@@ -280,6 +349,7 @@ def _compare_limit(observed: Observed, known: Collection[str]) -> Iterator[Compa
 
 def _observe_resume(lab: Lab) -> Observed:
     first, second = lab.rehearse(*RESUMED.assignments, batches=RESUMED.batches, stop=RESUMED_AFTER)
+    (whole,) = lab.rehearse(*RESUMED.assignments, batches=RESUMED.batches)
     return {
         "before": first.ended["actor"].train_steps,
         "drawn": np.concatenate([each.problems for each in second.draws]),
@@ -287,13 +357,15 @@ def _observe_resume(lab: Lab) -> Observed:
             role: _rows([(e.train_steps, e.problems) for e in second.steps if e.role == role])
             for role in _ROLES
         },
+        "order": np.concatenate([each.problems for each in second.steps]),
+        "whole": np.concatenate([each.problems for each in whole.steps]),
     }
 
 
 def _compare_resume(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     case, done = RESUMED, RESUMED_AFTER
     skipped = done * case.epochs if "resume-skips-data" in known else done
-    steps = done * case.batch // case.mini_batch * case.epochs
+    steps = done * case.mini_batches * case.epochs
     yield Comparison("optimizer steps before the cut", observed["before"], steps)
     yield Comparison(
         "problems drawn after the cut",
@@ -307,13 +379,16 @@ def _compare_resume(observed: Observed, known: Collection[str]) -> Iterator[Comp
             problem=use.problem + skipped * case.batch,
             optimizer_step=use.optimizer_step + steps,
         )
-        for use in rest.uses
+        for use in rest.uses_where(known)
     ]
     for role in _ROLES:
+        yield from _compare_rows(f"{role}'s rows after the cut", observed[role], moved, case, known)
+    if not {"resume-restarts-noise", "resume-skips-data"} & set(known):
+        order = observed["order"]
         yield Comparison(
-            f"{role}'s rows (step, micro-batch, place, problem) after the cut",
-            observed[role],
-            _wanted_rows(moved),
+            "rows after the cut, in order, beside the run that was not cut",
+            order,
+            observed["whole"][-len(order) :],
         )
 
 
@@ -322,6 +397,19 @@ def _steps(change: Callable[[list[rehearsal.Step]], list[rehearsal.Step]]) -> An
         return [dataclasses.replace(each, steps=change(each.steps)) for each in got]
 
     return wrong.value("got", changed)
+
+
+def _alike(steps: list[rehearsal.Step]) -> list[rehearsal.Step]:
+    """Cut every pass as the first of its batch was."""
+    cuts: dict[tuple[str, int], list[tuple[int, ...]]] = {}
+    changed = []
+    for each in steps:
+        cut = cuts.setdefault((each.role, min(each.problems) // _CASES[2].batch), [])
+        if len(cut) < _CASES[2].mini_batches:
+            cut.append(each.problems)
+        same = next(problems for problems in cut if each.problems[0] in problems)
+        changed.append(dataclasses.replace(each, problems=same))
+    return changed
 
 
 def _one_step_late(each: rehearsal.Step) -> rehearsal.Step:
@@ -333,8 +421,9 @@ PROPERTIES = (
         id="schedule",
         area="schedule",
         statement=(
-            "Each problem of a mini-batch is in exactly one gradient of each epoch's optimizer "
-            "step, for actor and critic alike; batches follow the data until the steps are done."
+            "Each epoch takes each sequence of the batch in exactly one gradient, a mini-batch an "
+            "optimizer step, for actor and critic alike; batches follow the data until the steps "
+            "are done."
         ),
         tolerance=EXACT,
         observe=_observe_schedule,
@@ -346,7 +435,15 @@ PROPERTIES = (
             "steps counted late": _steps(lambda steps: [_one_step_late(each) for each in steps]),
             "rows of another problem": _steps(
                 lambda steps: [
-                    dataclasses.replace(each, problems=each.problems[::-1]) for each in steps
+                    dataclasses.replace(each, problems=tuple(p + 1 for p in each.problems))
+                    for each in steps
+                ]
+            ),
+            "gradients of two rows": _steps(
+                lambda steps: [
+                    dataclasses.replace(each, problems=each.problems[half : half + 2])
+                    for each in steps
+                    for half in range(0, len(each.problems), 2)
                 ]
             ),
             "one batch more": wrong.value(
@@ -356,6 +453,19 @@ PROPERTIES = (
                 ],
             ),
         },
+        defects=(_OFF,),
+    ),
+    Property(
+        id="passes-are-shuffled",
+        area="schedule",
+        statement="Each epoch cuts the batch into other mini-batches than the epoch before.",
+        tolerance=EXACT,
+        observe=_observe_shuffle,
+        compare=_compare_shuffle,
+        wrong={
+            "every pass cut as the first": _steps(_alike),
+        },
+        defects=("shuffle-without-effect", _OFF),
     ),
     Property(
         id="schedule-of-the-run",
@@ -431,7 +541,8 @@ PROPERTIES = (
             "a mini-batch less": wrong.value("drawn", lambda drawn: drawn[4:]),
             "the critic's steps from 0": wrong.value("critic", lambda rows: rows - [8, 0, 0, 0]),
             "a step behind": wrong.value("actor", lambda rows: rows - [1, 0, 0, 0]),
+            "a problem twice": wrong.value("actor", lambda rows: np.maximum(rows, 17)),
         },
-        defects=("resume-skips-data",),
+        defects=("resume-skips-data", "resume-restarts-noise", _OFF),
     ),
 )

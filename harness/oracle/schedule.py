@@ -1,7 +1,7 @@
 """Which problem trains when, and which optimizer step it is part of."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,9 +11,9 @@ class Use:
     Attributes:
       problem: Place in the data; a further pass over the data counts on.
       batch: Rollout batch, that is, global step.
-      mini_batch: Mini-batch within the batch.
+      mini_batch: Mini-batch within the pass over the batch.
       micro_batch: Micro-batch within the mini-batch.
-      epoch: PPO epoch over the mini-batch.
+      epoch: PPO epoch, that is, pass over the batch.
       optimizer_step: Optimizer step, over the whole training.
     """
 
@@ -32,13 +32,14 @@ def schedule(
     micro_batch: int,
     epochs: int,
     max_steps: int,
+    order: Callable[[int, int], Sequence[int]] | None = None,
 ) -> list[Use]:
     """Every use of every problem, in the order of training.
 
-    PPO makes several epochs over minibatches of what was sampled (Schulman et
-    al., arXiv:1707.06347, algorithm 1). Here a mini-batch is sampled, then
-    all its epochs follow, each one optimizer step over all its micro-batches.
-    Optimizer steps are held against `max_steps` after whole batches only.
+    PPO samples a batch, then makes several epochs over mini-batches of it
+    (Schulman et al., arXiv:1707.06347, algorithm 1). Each mini-batch is one
+    optimizer step over its micro-batches. Optimizer steps are held against
+    `max_steps` after whole batches only.
 
     Args:
       num_batches: Batches that the data offers, over all passes.
@@ -47,10 +48,11 @@ def schedule(
       micro_batch: Problems in one gradient; divides `mini_batch`.
       epochs: PPO epochs.
       max_steps: Optimizer steps asked for.
+      order: Of a batch and an epoch, the position in the batch of each sequence of that pass;
+        the order of the data if `None`.
 
     Returns:
-      The uses. Within an epoch, micro-batches come in the order of the data;
-      as they accumulate into one step, their order changes nothing.
+      The uses, in the order of training.
 
     Raises:
       ValueError: An argument is not positive, or a size does not divide.
@@ -64,14 +66,23 @@ def schedule(
     for global_step in range(num_batches):
         if step >= max_steps:
             break
-        for mini in range(batch // mini_batch):
-            first = global_step * batch + mini * mini_batch
-            for epoch in range(epochs):
-                uses += [
-                    Use(first + i, global_step, mini, i // micro_batch, epoch, step)
-                    for i in range(mini_batch)
-                ]
-                step += 1
+        for epoch in range(epochs):
+            positions = range(batch) if order is None else order(global_step, epoch)
+            if sorted(positions) != list(range(batch)):
+                raise ValueError("an epoch must take each sequence of its batch once")
+            for taken, position in enumerate(positions):
+                mini, place = divmod(taken, mini_batch)
+                uses.append(
+                    Use(
+                        problem=global_step * batch + position,
+                        batch=global_step,
+                        mini_batch=mini,
+                        micro_batch=place // micro_batch,
+                        epoch=epoch,
+                        optimizer_step=step + mini,
+                    )
+                )
+            step += batch // mini_batch
     return uses
 
 
@@ -86,9 +97,5 @@ def optimizer_steps(uses: Sequence[Use]) -> int:
 
 
 def generations(uses: Sequence[Use]) -> int:
-    """Number of mini-batches rolled out.
-
-    Each is sampled once, before the first of its epochs, however many calls of
-    a sampler that takes.
-    """
-    return len({(use.batch, use.mini_batch) for use in uses})
+    """Number of batches that are sampled, each before the first of its epochs."""
+    return len({use.batch for use in uses})

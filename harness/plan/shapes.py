@@ -28,7 +28,8 @@ def group(recipe: recipe_lib.Recipe, mends: Collection[str]) -> int:
         # One policy draws the whole batch, which is cut into mini-batches afterwards.
         return recipe.batching.batch
     if "whitening-group" in mends:
-        return recipe.batching.mini_batch
+        whole = "mini-batch-off-policy" in mends
+        return recipe.batching.batch if whole else recipe.batching.mini_batch
     return max(accounting.whitening_groups(recipe.batching))
 
 

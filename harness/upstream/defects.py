@@ -150,9 +150,15 @@ DEFECTS: tuple[Defect, ...] = (
         where="tunix/rl/rl_learner.py:644",
         effect=(
             "A rollout batch of 16 with mini-batches of 8 is two batches of 8, each on-policy: "
-            "the batch size of the recipe is not the one that is generated."
+            "the batch size of the recipe is not the one that is generated, and no call of the "
+            "sampler can take more rows than a mini-batch has."
         ),
-        shown_by=("one-policy-per-batch",),
+        mend=(
+            "A batch is sampled, scored and whitened as one; then each epoch cuts it anew, row by "
+            "row, into mini-batches and micro-batches."
+        ),
+        probe=probes.mini_batches_are_sampled_apart,
+        shown_by=("one-policy-per-batch", "schedule", "resume-data"),
     ),
     Defect(
         id="resume-skips-data",
@@ -456,6 +462,9 @@ DEFECTS: tuple[Defect, ...] = (
         title="data_shuffle_seed changes nothing but the order of summands.",
         where="tunix/rl/rl_learner.py:330",
         effect="Mini-batches are the same in every epoch.",
+        mend="As mini-batch-off-policy: each epoch cuts the batch anew.",
+        probe=probes.mini_batches_are_sampled_apart,
+        shown_by=("passes-are-shuffled",),
     ),
     Defect(
         id="trajectory-ids-skip",
@@ -473,7 +482,7 @@ DEFECTS: tuple[Defect, ...] = (
         ),
         mend="Noise and order follow from the number of the mini-batch.",
         probe=probes.resume_restarts_noise,
-        shown_by=("resume-equals-going-on",),
+        shown_by=("resume-data", "resume-equals-going-on"),
     ),
     Defect(
         id="resume-mid-batch-step",

@@ -20,7 +20,7 @@ from tunix.rl.ppo import ppo_learner
 from harness import errors
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
-from harness.upstream import keys, rebind, rollout
+from harness.upstream import keys, passes, rebind, rollout
 from harness.upstream import temperature as temperature_lib
 
 RewardFn = Callable[..., Sequence[float]]
@@ -116,6 +116,7 @@ class MendedLearner(ppo_learner.PPOLearner):
             self._micro_batches_to_skip = self._last_iter_step // self._num_iterations()
             self._last_iter_step = 0
         self._first_shuffle_seed = self._data_shuffle_seed
+        self._sizes: passes.Sizes | None = None
         self._preparing = threading.Lock()
         names = {}
         if "reward-truncated" in self._mends:
@@ -140,12 +141,15 @@ class MendedLearner(ppo_learner.PPOLearner):
         mode: rl_cluster.Mode = rl_cluster.Mode.TRAIN,
         **kwargs: Any,
     ) -> None:
+        training = mode == rl_cluster.Mode.TRAIN
         if "whitening-group" in self._mends:
-            service_target_batch_size = (
-                self._training_config.mini_batch_size or service_target_batch_size
-            )
+            size = self._sizes.batch if self._sizes else self._training_config.mini_batch_size
+            service_target_batch_size = size or service_target_batch_size
         kwargs.update(service_target_batch_size=service_target_batch_size, mode=mode)
-        if mode == rl_cluster.Mode.TRAIN:
+        prepare = super()._prepare_data
+        if training and self._sizes is not None:
+            prepare = functools.partial(self._prepare_passes, prepare, self._sizes)
+        if training:
             try:
                 self._tell("rollout")
             except BaseException:
@@ -153,14 +157,37 @@ class MendedLearner(ppo_learner.PPOLearner):
                 raise
             if self._micro_batches_to_skip:
                 kwargs["iterator"] = self._skipping(kwargs["iterator"])
-        if "resume-restarts-noise" not in self._mends:
-            super()._prepare_data(*args, **kwargs)
-            return
         # Validation is prepared on another thread, and both take from one seed.
         with self._preparing:
-            if mode == rl_cluster.Mode.TRAIN:
+            if training and "resume-restarts-noise" in self._mends:
                 self._begin_mini_batch()
-            super()._prepare_data(*args, **kwargs)
+            prepare(*args, **kwargs)
+
+    def _prepare_passes(
+        self,
+        prepare: Callable[..., None],
+        sizes: passes.Sizes,
+        *,
+        data_queue: Any,
+        batch_repeat: int,
+        **kwargs: Any,
+    ) -> None:
+        """Generate a whole batch, then hand out each pass over it, cut anew."""
+        collected = passes.Collector()
+        key, self._data_shuffle_seed = self._data_shuffle_seed, None  # upstream's own order
+        try:
+            prepare(data_queue=collected, batch_repeat=1, **kwargs)
+            if key is None:
+                orders = passes.permutations(None, sizes)
+            else:
+                key, drawn = jax.random.split(key)
+                orders = passes.permutations(drawn, sizes)
+            passes.feed(
+                data_queue, passes.micro_batches(collected.examples, orders, sizes), self._weighted
+            )
+        finally:
+            self._data_shuffle_seed = key
+            data_queue.put(None)  # the trainers wait for it, whatever happened
 
     def _skipping(self, iterator: Iterator[Any]) -> Iterator[Any]:
         """Leaves out what was used before a resume, when the first micro-batch is asked for."""
@@ -175,10 +202,36 @@ class MendedLearner(ppo_learner.PPOLearner):
             self._write_metrics()
             self._watcher.mini_batch_ended(self._examples)
 
-    def _run_global_step(self, *args: Any, **kwargs: Any) -> None:
+    def _run_global_step(
+        self,
+        full_batch_size: int,
+        mini_batch_size: int,
+        service_target_batch_size: int,
+        grad_acc_steps: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         # Upstream logs and counts a batch after this has returned.
         self._end_batch()
-        super()._run_global_step(*args, **kwargs)
+        if "mini-batch-off-policy" in self._mends and mini_batch_size < full_batch_size:
+            # Upstream's loop over mini-batches samples each of them. It is given the batch as
+            # one; the trainers count micro-batches, and still step after each mini-batch.
+            self._sizes = passes.Sizes(
+                batch=full_batch_size,
+                mini_batch=mini_batch_size,
+                micro_batch=mini_batch_size // grad_acc_steps,
+                passes=self._num_iterations(),
+            )
+            grad_acc_steps *= full_batch_size // mini_batch_size
+            mini_batch_size = full_batch_size
+        super()._run_global_step(
+            full_batch_size,
+            mini_batch_size,
+            service_target_batch_size,
+            grad_acc_steps,
+            *args,
+            **kwargs,
+        )
 
     def _end_batch(self, *, last: bool = False) -> None:
         """Does what is due between two batches, or after the last."""
@@ -221,6 +274,12 @@ class MendedLearner(ppo_learner.PPOLearner):
         if self._watcher is not None and kwargs.get("mode") == rl_cluster.Mode.TRAIN:
             self._examples = examples
             self._tell("train")
+            if self._sizes is not None:
+                return examples  # weighted once they are cut for an optimizer step
+        return self._weighted(examples)
+
+    def _weighted(self, examples: list[Any]) -> list[Any]:
+        """Add to the micro-batches of an optimizer step their share of its tokens."""
         if "micro-batch-token-mean" not in self._mends or not examples:
             return examples
         tokens = [float(np.asarray(example.completion_mask).sum()) for example in examples]

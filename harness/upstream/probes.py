@@ -252,6 +252,24 @@ def whitened_in_groups() -> bool:
     return len(groups) > 1
 
 
+def mini_batches_are_sampled_apart() -> bool:
+    """Is each of a batch's two mini-batches prepared and trained on by itself?"""
+    ran: list[Any] = []
+    none = contextlib.nullcontext()
+    learner = types.SimpleNamespace(
+        rl_cluster=types.SimpleNamespace(
+            perf=types.SimpleNamespace(span_group=lambda *args: none),
+            actor_trainer=types.SimpleNamespace(iter_steps=0),
+        ),
+        _iter_steps=0,
+        _run_mini_batch_step=lambda *args: ran.append(args),
+    )
+    rl_learner.RLLearner._run_global_step(
+        cast(Any, learner), 4, 2, 2, 1, cast(Any, iter([])), None, False
+    )
+    return len(ran) > 1
+
+
 def micro_batches_count_alike() -> bool:
     """Does the loss of two completions depend on whether they are taken together?"""
     advantages = jnp.array([[1.0, 0.0], [-1.0, -1.0]])
