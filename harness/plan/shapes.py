@@ -24,9 +24,6 @@ def of(recipe: recipe_lib.Recipe) -> tuple[str, ...]:
 
 def group(recipe: recipe_lib.Recipe, mends: Collection[str]) -> int:
     """Sequences that are generated and valued together, before micro-batches."""
-    if "mini-batch-off-policy" in mends:
-        # One policy draws the whole batch, which is cut into mini-batches afterwards.
-        return recipe.batching.batch
     if "whitening-group" in mends:
         whole = "mini-batch-off-policy" in mends
         return recipe.batching.batch if whole else recipe.batching.mini_batch
