@@ -1,6 +1,7 @@
 """The recommendation, with a compiler made of arithmetic, and what it writes."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -13,9 +14,19 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from harness import models, upstream
+from harness import cli, models, upstream
 from harness import recipe as recipe_lib
-from harness.plan import advice, changes, chips, planning, recommend, roofline, shapes, store
+from harness.plan import (
+    advice,
+    changes,
+    chips,
+    compiler,
+    planning,
+    recommend,
+    roofline,
+    shapes,
+    store,
+)
 from harness.upstream import programs
 
 from .conftest import small_recipe
@@ -262,23 +273,25 @@ def test_light_rematerialisation_changes_no_gradient(lora):
 @pytest.mark.parametrize("program", ["actor_step", "critic_step"])
 def test_operations_that_are_repeated_are_those_of_the_lowered_program(remat, program):
     """Before the compiler, which may find on a CPU that a product is there already."""
-    recipe = small_recipe()
-    counts = {}
-    for kind in ("none", remat):
-        changed = recipe_lib.replace(recipe, f"model.remat={kind}")
-        mesh = models.make_mesh(changed.sharding)
-        learner = programs.abstract_learner(changed, mesh, upstream.mends("mended"))
-        counts[kind] = products(programs.lower(learner, program, 4).as_text())  # type: ignore[arg-type]
-    changed = recipe_lib.replace(recipe, f"model.remat={remat}")
+    changed = small_recipe(f"model.remat={remat}")
     repeated = 4 * roofline.recomputed_flops(changed, lora=program == "actor_step")
-    found = counts[remat] - counts["none"]
+    found = products(remat, program) - products("none", program)
     # Of a LoRA pair behind a product that is not repeated, the first half is.
     slack = 1.25 if program == "actor_step" and remat != "decoder" else 1.0
     assert repeated <= found <= slack * repeated
 
 
-def products(text: str) -> int:
-    """Count the operations of the matrix products of a lowered program."""
+@functools.cache
+def abstract(remat: str) -> Any:
+    recipe = small_recipe(f"model.remat={remat}")
+    mesh = models.make_mesh(recipe.sharding)
+    return programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
+
+
+@functools.cache
+def products(remat: str, program: Any) -> int:
+    """Count the operations of the matrix products of a lowered program of four sequences."""
+    text = programs.lower(abstract(remat), program, 4).as_text()
     total = 0
     for line in text.splitlines():
         if "stablehlo.dot_general" not in line:
@@ -290,3 +303,65 @@ def products(text: str) -> int:
         size = math.prod(int(each) for each in result.split("x"))
         total += 2 * size * math.prod(shape[int(axis)] for axis in contracting[1].split(", "))
     return total
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str]:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "--preset", "gemma3-1b", *arguments])
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--allow", "bfloat16"), ("--recommend",)),
+        (("--certain",), ("--recommend",)),
+        (("--recommend", "{folder}/a.toml", "--sweep"), ("--sweep",)),
+        (("--recommend", "{folder}/a.toml", "--program", "logps"), ("--program",)),
+        (("--recommend", "{folder}/no/a.toml"), ("no/a.toml", "folder")),
+        (("--recommend", "{folder}"), ("name a file",)),
+        (("--recommend", "{folder}/a.toml", "--allow", "int4"), ("int4", *changes.NAMES)),
+    ],
+)
+def test_what_cannot_be_recommended_is_refused_in_one_line(
+    monkeypatch, capsys, tmp_path, arguments, words
+):
+    code, said = run(monkeypatch, capsys, *(each.format(folder=tmp_path) for each in arguments))
+    assert code == 2
+    assert said.count("\n") == 1
+    assert all(word in said for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("hbm", "code"), [(20_000, 0), (12_000, 1)])
+def test_the_command_writes_a_recipe_or_says_that_nothing_fits(
+    monkeypatch, capsys, tmp_path, hbm, code
+):
+    made: Any = Chip(hbm)
+
+    class Compiling:
+        def __init__(self, *args: Any, **kwargs: Any):
+            pass
+
+        def __enter__(self) -> Any:
+            return made
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    monkeypatch.setattr(compiler, "Compiler", Compiling)
+    file, record = tmp_path / "fast.toml", tmp_path / "plan.json"
+    found, _ = run(monkeypatch, capsys, "--recommend", str(file), "--json", str(record))
+    assert found == code
+    plan = json.loads(record.read_text())
+    assert plan["fits"] == (code == 0)
+    assert file.exists() == (code == 0)
+    for key in ("chip", "hbm_bytes", "resident", "programs", "phases", "recommendation"):
+        assert key in plan
+    if code == 0:
+        recipe = recipe_lib.load("tiny", toml=file)
+        assert recipe_lib.to_dict(recipe) == plan["recommendation"]["recipe"]

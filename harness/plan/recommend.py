@@ -15,7 +15,7 @@ from flax import nnx
 
 from harness import models
 from harness import recipe as recipe_lib
-from harness.plan import changes, chips, planning, roofline, search, shapes, store
+from harness.plan import changes, chips, estimate, planning, roofline, search, shapes, store
 
 GIB = 2**30
 # Left free where it can be had: 2.5 GiB of a v6e's 31.25.
@@ -221,19 +221,14 @@ class Recommender:
             name=_describe(recipe, several=place.count > 1),
             cost=cost,
             state_bytes=state_bytes(resident),
-            questions=tuple(self._question(name, recipe, resident) for name in programs),
+            questions=tuple(self._questions(programs, recipe, resident)),
             subject=Setting(recipe, resident),
         )
 
     def peaks(self, setting: Setting) -> list[planning.Phase]:
         """Return each phase of a setting, compiled."""
-        rows = [
-            self._row(question)
-            for question in (
-                self._question(name, setting.recipe, setting.resident)
-                for name in shapes.of(setting.recipe)
-            )
-        ]
+        questions = self._questions(shapes.of(setting.recipe), setting.recipe, setting.resident)
+        rows = [self._row(question) for question in questions]
         return planning.phases(rows, setting.resident, self.planner.place.chip.hbm_bytes)
 
     def judge(self, recipe: recipe_lib.Recipe) -> search.Judgement:
@@ -242,28 +237,27 @@ class Recommender:
         found = search.find([self.candidate(recipe)], self._ask, rooms=[limit])
         return found.judged[0]
 
-    def _question(
-        self, program: str, recipe: recipe_lib.Recipe, resident: Sequence[dict[str, Any]]
-    ) -> search.Question:
-        given = planning.given(program, resident)
-        # Programs without a gradient are the same with any rematerialisation and any
-        # train size, so they are asked about once.
-        own = self.planner.recipe
-        if program not in _TRAINS:
-            recipe = recipe_lib.replace(
-                recipe,
-                f"model.remat={own.model.remat or 'none'}",
-                f"batching.train_micro_batch={_train_size(own, recipe)}",
+    def _questions(
+        self,
+        names: Sequence[str],
+        recipe: recipe_lib.Recipe,
+        resident: Sequence[dict[str, Any]],
+    ) -> list[search.Question]:
+        found = []
+        for name in names:
+            given = planning.given(name, resident)
+            found.append(
+                search.Question(
+                    program=name,
+                    sequences=shapes.rows(recipe, name, self.planner.mends),
+                    family=_family(recipe, trains=name in _TRAINS),
+                    beside_bytes=planning.beside(name, resident),
+                    argument_bytes=given,
+                    guess_bytes=estimate.step_bytes(recipe, name, resident, given),
+                    subject=recipe,
+                )
             )
-        rows = shapes.rows(recipe, program, self.planner.mends)
-        return search.Question(
-            program=program,
-            sequences=rows,
-            family=_family(program, recipe),
-            beside_bytes=planning.beside(program, resident),
-            argument_bytes=given,
-            subject=recipe,
-        )
+        return found
 
     def _ask(self, question: search.Question) -> search.Answer:
         figures = self._row(question).figures
@@ -296,16 +290,13 @@ def state_bytes(resident: Sequence[dict[str, Any]]) -> int:
     return sum(each["bytes"] for each in resident if not each["pinned"] and "phase" not in each)
 
 
-def _train_size(own: recipe_lib.Recipe, recipe: recipe_lib.Recipe) -> int:
-    size = own.batching.train_micro_batch
-    return size if size % recipe.sharding.fsdp == 0 else recipe.sharding.fsdp
-
-
-def _family(program: str, recipe: recipe_lib.Recipe) -> str:
+def _family(recipe: recipe_lib.Recipe, *, trains: bool) -> str:
     """Return all that determines a program but its size, as text."""
     tree = recipe_lib.to_dict(recipe)
     tree.pop("batching")
-    return f"{program} {tree!r}"
+    if not trains:
+        tree["model"].pop("remat")  # without a gradient nothing is repeated
+    return repr(tree)
 
 
 def _describe(recipe: recipe_lib.Recipe, *, several: bool) -> str:
@@ -391,8 +382,8 @@ def recommend(
     changes.check(allow)
     own = planner.recipe
     recommender = Recommender(planner, certain=certain, progress=progress)
-    rows = [_reference(recommender)]
-    recipes: list[recipe_lib.Recipe | None] = [own]
+    rows: list[dict[str, Any]] = []
+    recipes: list[recipe_lib.Recipe | None] = []
     asked: dict[tuple[Any, ...], dict[str, Any]] = {}
     for combination in changes.combinations(own):
         changed = changes.apply(own, combination)
@@ -408,6 +399,9 @@ def recommend(
         setting = found.chosen and found.chosen.candidate.subject
         recipes.append(setting.recipe if setting else None)
         _look(asked, found, planner.place.count > 1)
+    # Last, so that an interrupted search has what matters most.
+    rows.insert(0, _reference(recommender))
+    recipes.insert(0, own)
     able = [index for index, row in enumerate(rows) if index and row["searched"] and row["fits"]]
     best = min(able, key=lambda index: rows[index]["seconds_per_global_step"], default=None)
     chosen = recipes[best] if best is not None else None

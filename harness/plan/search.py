@@ -11,8 +11,9 @@ Settings are tried from the best one on. One is passed over without a question
   there is: that is certain;
 - if a smaller size of one of its programs does not fit: more sequences are
   taken to need more memory;
-- if the line through what is known of a program leads far past what there is.
-  Such a setting is looked at after all if nothing else fits.
+- if the line through what is known of a program, or at first a guess by
+  arithmetic, leads far past what there is. Such a setting is looked at after
+  all if nothing else fits.
 
 The second and the third are predictions. What was predicted is reported as
 such, and `certain=True` asks about it too wherever it would be better.
@@ -39,6 +40,8 @@ class Question:
         argument of the program.
       argument_bytes: Bytes that the program is given whatever its size, from
         which a line begins.
+      guess_bytes: A guess by arithmetic, used until a size of the family is
+        known; None if there is none.
       subject: For whoever answers.
     """
 
@@ -47,6 +50,7 @@ class Question:
     family: Hashable
     beside_bytes: int
     argument_bytes: int = 0
+    guess_bytes: int | None = None
     subject: Any = dataclasses.field(default=None, compare=False)
 
 
@@ -292,14 +296,14 @@ class _Search:
         return relatives[max(sizes)] if sizes else None
 
     def _on_the_line(self, question: Question) -> int | None:
-        """Bytes on the line through the two nearest known sizes."""
+        """Bytes on the line through the two nearest known sizes; before any is known, a guess."""
         points = {
             sequences: answer.peak_bytes
             for sequences, answer in self._relatives(question).items()
             if answer.peak_bytes is not None
         }
         if not points:
-            return None
+            return question.guess_bytes
         points.setdefault(0, question.argument_bytes)
         return line(points, question.sequences)
 
