@@ -8,7 +8,7 @@ fits, with what else lives on the chip, is the compiler's word.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 from flax import nnx
@@ -189,14 +189,16 @@ class Recommender:
             called = sizes(group, fsdp, recipe, batching.batch)
             for micro, remat, rollout, logps in itertools.product(train, _REMATS, called, called):
                 yield self.candidate(
-                    recipe_lib.replace(
+                    dataclasses.replace(
                         recipe,
-                        f"sharding.fsdp={fsdp}",
-                        f"sharding.tp={tp}",
-                        f"batching.train_micro_batch={micro}",
-                        f"batching.rollout_micro_batch={rollout}",
-                        f"batching.logps_micro_batch={logps}",
-                        f"model.remat={remat or 'none'}",
+                        sharding=dataclasses.replace(recipe.sharding, fsdp=fsdp, tp=tp),
+                        model=dataclasses.replace(recipe.model, remat=remat),
+                        batching=dataclasses.replace(
+                            batching,
+                            train_micro_batch=micro,
+                            rollout_micro_batch=rollout,
+                            logps_micro_batch=logps,
+                        ),
                     )
                 )
 
@@ -267,12 +269,10 @@ class Recommender:
         return self.planner.ask(question.program, question.sequences, question.subject)
 
     def _resident(self, recipe: recipe_lib.Recipe) -> Sequence[dict[str, Any]]:
-        rows = shapes.rows(recipe, "decode", self.planner.mends)
-        accumulates = recipe.batching.train_micro_batch < recipe.batching.mini_batch
-        tree = recipe_lib.to_dict(recipe)
-        tree.pop("batching")
-        tree["model"].pop("remat")
-        key = (repr(tree), rows, accumulates)
+        """List what lives on a chip; it does not depend on sizes, but for an accumulator."""
+        batching = recipe.batching
+        whole = batching.mini_batch // batching.train_micro_batch == 1
+        key = (_family(recipe, trains=False), whole)
         if key not in self._residents:
             self._residents[key] = self.planner.resident(recipe)
         return self._residents[key]
@@ -290,13 +290,12 @@ def state_bytes(resident: Sequence[dict[str, Any]]) -> int:
     return sum(each["bytes"] for each in resident if not each["pinned"] and "phase" not in each)
 
 
-def _family(recipe: recipe_lib.Recipe, *, trains: bool) -> str:
-    """Return all that determines a program but its size, as text."""
-    tree = recipe_lib.to_dict(recipe)
-    tree.pop("batching")
-    if not trains:
-        tree["model"].pop("remat")  # without a gradient nothing is repeated
-    return repr(tree)
+def _family(recipe: recipe_lib.Recipe, *, trains: bool) -> Hashable:
+    """Return all that determines a program but its size."""
+    # Without a gradient nothing is repeated.
+    model = recipe.model if trains else dataclasses.replace(recipe.model, remat=None)
+    rest = (recipe.lora, recipe.sharding, recipe.rollout, recipe.ppo, recipe.optimizers)
+    return (model, *rest)
 
 
 def _describe(recipe: recipe_lib.Recipe, *, several: bool) -> str:

@@ -150,10 +150,11 @@ def find(
       progress: Called with each judgement as it is made.
 
     Returns:
-      What was found. If `certain`, or if bytes do grow with the sequences along
-      lines that bend by less than a tenth, it is the best of all that fit.
+      What was found. If `certain`, or if bytes grow with the sequences along
+      lines that bend by less than a tenth and guesses are as good, it is the
+      best of all that fit.
     """
-    search = _Search(sorted(candidates, key=lambda each: (each.cost, each.name)), ask, progress)
+    search = _Search(sorted(candidates, key=_order), ask, progress)
     for room in rooms:
         chosen = search.within(room, certain)
         if chosen is not None or room == rooms[-1]:
@@ -176,53 +177,49 @@ class _Search:
     def within(self, room: int, certain: bool) -> Judgement | None:
         """Look for the best candidate within a room."""
         self._judged = {}
-        later: list[Candidate] = []
-        best: Judgement | None = None
-        # The first that fits is the best of those that are not put off.
-        for candidate in self._ordered:
-            judged = self._without_asking(candidate, room, far=True)
-            if judged is not None and judged.source == "line":
-                later.append(candidate)
-            if judged is None:
-                judged = self._by_asking(candidate, room)
+        ordered, best = list(self._ordered), None
+        while True:
+            # The first that fits is the best of those that are not put off.
+            first, later = self._first(ordered, room, certain)
+            if first is not None:
+                return first
+            # What else is asked about is the surest, which tells more of its family.
+            open_ = [each for each in later if self._without_asking(each, room, far=False) is None]
+            if best is not None or not open_:
+                return best
+            judged = self._by_asking(min(open_, key=self._promise), room)
             self._note(judged)
             if judged.fits:
                 best = judged
-                break
-        if certain:
-            # All of them would be better than what was found, and are in the order of cost.
-            for candidate in later:
-                judged = self._by_asking(candidate, room)
-                self._note(judged)
-                if judged.fits:
-                    return judged
-            return best
-        return best or self._surest(later, room)
+                ordered = [each for each in ordered if _order(each) < _order(judged.candidate)]
 
-    def _surest(self, later: Sequence[Candidate], room: int) -> Judgement | None:
-        """Ask about what was predicted not to fit: the least first, better ones while they fit."""
-        best: Judgement | None = None
-        sizes = {each.name: self._judged[each.name].peak_bytes for each in later}
-        for candidate in sorted(
-            later, key=lambda each: (sizes[each.name] is None, sizes[each.name] or 0, each.cost)
-        ):
-            if best is not None and candidate.cost >= best.candidate.cost:
-                continue
-            judged = self._without_asking(candidate, room, far=False)
-            judged = judged or self._by_asking(candidate, room)
+    def _first(
+        self, ordered: Sequence[Candidate], room: int, certain: bool
+    ) -> tuple[Judgement | None, list[Candidate]]:
+        """Find the first that fits, and what is put off on the way."""
+        later = []
+        for candidate in ordered:
+            judged = self._without_asking(candidate, room, far=True)
+            if judged is not None and judged.source == "line" and not certain:
+                later.append(candidate)
+            elif judged is None or judged.source == "line":
+                judged = self._by_asking(candidate, room)
             self._note(judged)
             if judged.fits:
-                best = judged
-            elif best is not None:
-                break
-        return best
+                return judged, later
+        return None, later
+
+    def _promise(self, candidate: Candidate) -> tuple[bool, int, tuple[float, ...]]:
+        """Order what was predicted not to fit, the surest first."""
+        size = self._judged[candidate.name].peak_bytes
+        return size is None, size or 0, candidate.cost
 
     def found(self, chosen: Judgement | None, room: int) -> Found:
-        last = None if chosen is None else (chosen.candidate.cost, chosen.candidate.name)
+        last = None if chosen is None else _order(chosen.candidate)
         judged = [
             self._judged[each.name]
             for each in self._ordered
-            if each.name in self._judged and (last is None or (each.cost, each.name) <= last)
+            if each.name in self._judged and (last is None or _order(each) <= last)
         ]
         nearest = None
         if chosen is None:
@@ -296,7 +293,11 @@ class _Search:
         return relatives[max(sizes)] if sizes else None
 
     def _on_the_line(self, question: Question) -> int | None:
-        """Bytes on the line through the two nearest known sizes; before any is known, a guess."""
+        """Bytes on the line through the two nearest known sizes; before any is known, a guess.
+
+        A line that begins at the arguments alone is no guide beyond the one size
+        that is known.
+        """
         points = {
             sequences: answer.peak_bytes
             for sequences, answer in self._relatives(question).items()
@@ -304,7 +305,10 @@ class _Search:
         }
         if not points:
             return question.guess_bytes
-        points.setdefault(0, question.argument_bytes)
+        if len(points) == 1:
+            if question.sequences > max(points):
+                return None
+            points[0] = question.argument_bytes
         return line(points, question.sequences)
 
 
@@ -320,6 +324,10 @@ def line(points: dict[int, int], sequences: int) -> int:
     """
     a, b = sorted(sorted(points, key=lambda each: (abs(each - sequences), each))[:2])
     return round(points[a] + (points[b] - points[a]) * (sequences - a) / (b - a))
+
+
+def _order(candidate: Candidate) -> tuple[tuple[float, ...], str]:
+    return candidate.cost, candidate.name
 
 
 def _key(question: Question) -> tuple[str, Hashable, int]:
