@@ -11,6 +11,7 @@ decoding; for programs without loops the tests hold these formulas to XLA's.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Collection
@@ -74,7 +75,11 @@ def lora_weights(recipe: recipe_lib.Recipe, *, of: Collection[str] = ()) -> int:
     Returns:
       Weights.
     """
-    model = recipe.model
+    return _pairs(recipe.model, recipe.lora, frozenset(of))
+
+
+@functools.lru_cache(maxsize=64)
+def _pairs(model: recipe_lib.Model, lora: recipe_lib.Lora, of: frozenset[str]) -> int:
     heads = model.num_heads * model.head_dim
     modules = {
         "attn/q_einsum": model.embed_dim + heads,
@@ -84,8 +89,8 @@ def lora_weights(recipe: recipe_lib.Recipe, *, of: Collection[str] = ()) -> int:
         "mlp/up_proj": model.embed_dim + model.hidden_dim,
         "mlp/down_proj": model.hidden_dim + model.embed_dim,
     }
-    chosen = re.compile(recipe.lora.modules)
-    return recipe.lora.rank * sum(
+    chosen = re.compile(lora.modules)
+    return lora.rank * sum(
         width
         for layer in range(model.num_layers)
         for name, width in modules.items()
