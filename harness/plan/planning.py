@@ -96,7 +96,8 @@ class Planner:
         """
         if not any_mesh:
             chips.check_mesh(compiler.place, recipe.sharding)
-        self.recipe, self.mode, self.compiler = recipe, mode, compiler
+        self.recipe, self.compiler = recipe, compiler
+        self.mode: upstream.Mode = mode
         self.place = compiler.place
         self.mends = upstream.mends(mode)
 
