@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import shutil
 
 import nox
@@ -35,10 +36,17 @@ def install(session: nox.Session, *extras: str) -> None:
     )
 
 
+def _install_for_tests(session: nox.Session) -> None:
+    """Install what the tests use, the compiler for absent TPUs too where its wheel exists."""
+    install(session, "dev", "report", "tpu-compiler")
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        session.log("the TPU compiler is for Linux on x86-64 alone: its test is skipped here")
+
+
 @nox.session
 def unit(session: nox.Session) -> None:
     """The tests, on the CPU, on all its cores."""
-    install(session, "dev", "report")
+    _install_for_tests(session)
     session.run(
         *("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),
         *session.posargs,
@@ -50,7 +58,7 @@ def unit(session: nox.Session) -> None:
 @nox.parametrize("tunix", RELEASES)
 def matrix(session: nox.Session, tunix: str) -> None:
     """The tests on each supported release of Tunix, or on one: -s "matrix(tunix='0.1.6')"."""
-    install(session, "dev", "report")
+    _install_for_tests(session)
     # The rest of the tested set stays; the releases ask for the same of it.
     session.install("--no-deps", f"google-tunix=={tunix}")
     session.run(
@@ -116,6 +124,13 @@ def kill_study(session: nox.Session) -> None:
     """Kills runs at 20 seeded moments, and holds each resumed run to one never killed."""
     install(session)
     session.run("python", "-m", "tests.killing", *session.posargs, env=CPU | CONFORMANCE)
+
+
+@nox.session
+def mesh_study(session: nox.Session) -> None:
+    """Runs the recipe, a resume included, on every mesh of eight devices, and compares them."""
+    install(session)
+    session.run("python", "-m", "tests.meshes", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session

@@ -573,6 +573,12 @@ def gate(
     help="Plan for Tunix as `run` mends it, or as it is.",
 )
 @click.option("--workers", type=click.IntRange(1, 8), help="Compilers side by side.")
+@click.option(
+    "--compiler-flags",
+    default="",
+    metavar="FLAGS",
+    help="Flags for the TPU compiler; no variable of the environment reaches it.",
+)
 @click.option("--json", "json_file", metavar="F", type=click.Path(path_type=pathlib.Path))
 def plan(
     chip: str,
@@ -584,6 +590,7 @@ def plan(
     certain: bool,
     mode: Any,
     workers: int | None,
+    compiler_flags: str,
     json_file: pathlib.Path | None,
     **recipe_options: Any,
 ) -> int:
@@ -614,16 +621,23 @@ def plan(
     said = Console(stderr=True)
 
     def progress(text: str) -> None:
-        said.print(escape(text), style="dim")
+        said.print(escape(text), style="dim", soft_wrap=True)
 
     with (
-        compiler.Compiler(place, store.Store(), workers=workers, progress=progress) as compiling,
+        compiler.Compiler(
+            place,
+            store.Store(compiler_flags=compiler_flags),
+            workers=workers,
+            progress=progress,
+        ) as compiling,
     ):
         planner = planning.Planner(recipe, mode, compiling, any_mesh=recommended is not None)
         if recommended is not None:
             found = recommend.make(planner, allow=allow, certain=certain, progress=progress)
         else:
             found = planning.make(planner, names=names, sizes=sizes, sweep=sweep)
+    found["compiler_flags"] = compiler_flags
+    found["host"]["variables_not_passed_on"] = list(compiling.not_passed_on)
     if json_file is not None:
         _write_json(json_file, found)
     if recommended is None:

@@ -12,6 +12,7 @@ order; whatever the way in, the same rules refuse the same values.
 
 import dataclasses
 import json
+import math
 import pathlib
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -467,8 +468,41 @@ class Recipe:
             raise ValueError("rollout.top_k must be at most model.vocab_size")
         if not train_batches(self):
             raise ValueError("data.train_fraction leaves no batch of data.num_batches to train on")
-        if self.batching.train_micro_batch % self.sharding.fsdp:
-            raise ValueError("sharding.fsdp must divide batching.train_micro_batch")
+        _check_mesh(self)
+
+
+def _check_mesh(recipe: Recipe) -> None:
+    """Refuse a mesh over which Tunix's partition specs of Gemma 3 cannot lay the arrays.
+
+    Raises:
+      ValueError: An axis does not divide a size that is split over it; the message names the
+        sizes, and the values that would do.
+    """
+    model, batching = recipe.model, recipe.batching
+    split = {
+        "fsdp": {
+            "model.embed_dim": model.embed_dim,
+            "batching.train_micro_batch": batching.train_micro_batch,
+        },
+        "tp": {
+            "model.vocab_size": model.vocab_size,
+            "model.embed_dim": model.embed_dim,
+            "model.hidden_dim": model.hidden_dim,
+            "model.num_heads": model.num_heads,
+        },
+    }
+    if model.num_kv_heads > 1:  # a single one is on every device
+        split["tp"]["model.num_kv_heads"] = model.num_kv_heads
+    for axis, sizes in split.items():
+        given = getattr(recipe.sharding, axis)
+        against = [f"{name} ({size})" for name, size in sizes.items() if size % given]
+        if against:
+            common = math.gcd(*sizes.values())
+            usable = [str(each) for each in range(1, common + 1) if common % each == 0]
+            raise ValueError(
+                f"sharding.{axis} ({given}) must divide {' and '.join(against)}: use one of "
+                f"{', '.join(usable)}"
+            )
 
 
 def train_batches(recipe: Recipe) -> int:

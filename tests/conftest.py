@@ -1,25 +1,10 @@
 """One small recipe for all tests, so that each program is compiled once."""
 
-import os
-
-# Said before JAX starts: eight devices, so that sharded meshes are tested too.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # Compiling is what costs time here: the same programs, less polished, in
-    # half the time.
-    + " --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
-    + " --xla_cpu_parallel_codegen_split_count=1"
-)
-os.environ["JAX_PLATFORMS"] = "cpu"
-# The oracle's matrices are small: threads would only wait for each other.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-
 import dataclasses
 import fcntl
 import gc
 import json
+import os
 import pathlib
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -32,7 +17,29 @@ if TYPE_CHECKING:
     from harness import pipeline
     from harness import recipe as recipe_lib
 
+# What a user has set for compilers and devices is not what is tested here.
+for _name in tuple(os.environ):
+    if _name.startswith(("JAX_", "XLA_", "LIBTPU_", "TPU_", "TF_XLA_")):
+        del os.environ[_name]
+# Set before JAX starts: eight devices, so that sharded meshes are tested too.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8"
+    # Compiling is what costs time here: the same programs, less polished, in
+    # half the time.
+    + " --xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false"
+    + " --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+# The oracle's matrices are small: threads would only wait for each other.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 pytest_plugins = ["pytester"]
+
+# GSM8K's files: the whole of them where this variable names their folder, else an excerpt.
+GSM8K = pathlib.Path(
+    os.environ.get("PPO_HARNESS_GSM8K") or pathlib.Path(__file__).with_name("gsm8k")
+)
 
 # Until all is imported there is nothing to give back.
 gc.disable()

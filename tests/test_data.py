@@ -2,7 +2,6 @@
 
 import collections
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -22,17 +21,15 @@ from harness.data import arithmetic, cache, gsm8k, prompt
 from harness.data.problem import Problem
 from harness.errors import HarnessError
 
+from .conftest import GSM8K
+
 TINY = recipes.load("tiny")
 BUILTIN = tokenizer.load(TINY)
 
-_REAL = pathlib.Path(
-    os.environ.get("PPO_HARNESS_GSM8K")
-    or pathlib.Path(__file__).resolve().parents[2] / "shared" / "gsm8k"
-)
-needs_gsm8k = pytest.mark.skipif(
-    not all((_REAL / f"{split}.jsonl").is_file() for split in gsm8k.SPLITS),
-    reason="GSM8K is not here: point PPO_HARNESS_GSM8K at its train.jsonl and test.jsonl",
-)
+_ROWS = {
+    split: len((GSM8K / f"{split}.jsonl").read_text(encoding="utf-8").splitlines())
+    for split in gsm8k.SPLITS
+}
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +232,15 @@ def test_the_cache_has_a_place_of_its_own(monkeypatch, tmp_path, value):
     assert cache.cache_root() == tmp_path / ".cache" / "tunix-ppo-harness"
 
 
-# GSM8K.
+# GSM8K. So few batches that the excerpt has problems enough.
+_FEW = (
+    "data.num_batches=1",
+    "batching.batch=8",
+    "batching.mini_batch=8",
+    "batching.train_micro_batch=8",
+    "batching.rollout_micro_batch=8",
+    "batching.logps_micro_batch=8",
+)
 
 
 def test_local_files_become_array_record_with_every_row(source, cache_dir):
@@ -393,26 +398,31 @@ def real_cache(tmp_path_factory) -> pathlib.Path:
     return tmp_path_factory.mktemp("real")
 
 
-@needs_gsm8k
 def test_the_real_gsm8k_is_whole(real_cache, monkeypatch):
     monkeypatch.setenv("PPO_HARNESS_CACHE", str(real_cache))
     recipe = recipes.load(
         "tiny",
-        source=f"jsonl:{_REAL}",
-        assignments=["rollout.max_prompt_length=1024", "rollout.cache_size=2048"],
+        source=f"jsonl:{GSM8K}",
+        assignments=[
+            *("rollout.max_prompt_length=1024", "rollout.cache_size=2048"),
+            *_FEW,
+        ],
     )
     dataset = data.load(recipe, BUILTIN)
-    assert dataset.problems == {"train": 7473, "test": 1319}
+    assert dataset.problems == _ROWS
     assert dataset.long_prompts == {"train": 0, "test": 0}
     assert len(list(real_cache.rglob("*.array_record-*"))) == 2
 
 
-@needs_gsm8k
 def test_most_of_gsm8k_fits_the_tiny_preset(real_cache, monkeypatch):
     monkeypatch.setenv("PPO_HARNESS_CACHE", str(real_cache))
-    recipe = recipes.load("tiny", source=f"jsonl:{_REAL}")
+    recipe = recipes.load(
+        "tiny",
+        source=f"jsonl:{GSM8K}",
+        assignments=_FEW,
+    )
     dataset = data.load(recipe, BUILTIN)
-    for split, rows in (("train", 7473), ("test", 1319)):
+    for split, rows in _ROWS.items():
         assert dataset.problems[split] + dataset.long_prompts[split] == rows
         assert dataset.problems[split] > rows / 2
     assert all(

@@ -199,6 +199,51 @@ def test_a_mesh_changes_neither_weights_nor_results(small, base, tokens, one_dev
     assert table.addressable_shards[0].data.size == table.size // (fsdp * tp)
 
 
+def lies_over(recipe: recipe_lib.Recipe, mesh: jax.sharding.AbstractMesh) -> bool:
+    """Return whether JAX can lay each array of actor and critic over a mesh."""
+    policy = models.abstract_gemma(recipe.model)
+    actor, critic = models.abstract_lora(policy, recipe.lora), models.abstract_critic(policy)
+    for model in (actor, critic):
+        state = nnx.state(model)
+        for leaf, spec in zip(
+            jax.tree.leaves(state),
+            jax.tree.leaves(
+                nnx.get_partition_spec(state),
+                is_leaf=lambda each: isinstance(each, jax.sharding.PartitionSpec),
+            ),
+            strict=True,
+        ):
+            try:
+                jax.sharding.NamedSharding(mesh, spec).shard_shape(leaf.shape)
+            except ValueError:
+                return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        (),  # four heads, two of keys and values
+        ("model.num_kv_heads=1",),
+        ("model.num_kv_heads=4",),
+        ("model.num_heads=8", "model.embed_dim=24", "model.hidden_dim=12"),
+        ("model.vocab_size=514", "model.num_heads=8", "model.num_kv_heads=8"),
+    ],
+    ids=" ".join,
+)
+def test_a_recipe_is_refused_on_just_the_meshes_that_its_arrays_do_not_lie_over(shapes):
+    plain = small_recipe(*shapes)
+    for fsdp, tp in ((1, 2), (2, 1), (3, 1), (1, 3), (1, 4), (4, 1), (2, 4), (8, 1), (1, 8)):
+        sizes = ("batching.batch=24", "batching.mini_batch=24", "batching.train_micro_batch=24")
+        mesh = jax.sharding.AbstractMesh((fsdp, tp), ("fsdp", "tp"))
+        asked = (*sizes, f"sharding.fsdp={fsdp}", f"sharding.tp={tp}")
+        if lies_over(plain, mesh):
+            recipe_lib.replace(plain, *asked)
+        else:
+            with pytest.raises(HarnessError, match=r"sharding\.(fsdp|tp) \(\d\) must divide"):
+                recipe_lib.replace(plain, *asked)
+
+
 def test_too_few_devices_is_one_sentence():
     with pytest.raises(HarnessError, match=r"needs 16 devices .* lower sharding\.fsdp"):
         models.make_mesh(recipe_lib.Sharding(fsdp=16))

@@ -6,7 +6,10 @@ import gc
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from typing import Any, NamedTuple
 
@@ -29,6 +32,7 @@ from harness.plan import (
     resident,
     roofline,
     shapes,
+    sources,
     store,
     wall,
     worker,
@@ -163,7 +167,7 @@ def test_what_no_program_depends_on_is_not_in_the_key(tmp_path):
 
 def test_flags_and_versions_are_in_the_key(tmp_path, monkeypatch):
     store.Store(tmp_path).put(job(), {"argument_bytes": 1})
-    assert store.Store(tmp_path, {"flag": "on"}).get(job()) is None
+    assert store.Store(tmp_path, "--flag=on").get(job()) is None
     monkeypatch.setattr(store, "versions", lambda: {"jax": "0.0.1"})
     assert store.Store(tmp_path).get(job()) is None
 
@@ -181,6 +185,194 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.HarnessError, match="PPO_HARNESS_CACHE"):
         store.Store(tmp_path / "file" / "plan").put(job(), {})
+
+
+def in_process(kept: store.Store, asked: list[str]) -> compiler.Compiler:
+    """Compiles for the CPU, in this process, and notes what the compiler is asked."""
+
+    class Answerer:
+        grown = False
+
+        def __init__(self) -> None:
+            self._worker = worker.Worker(jax.devices()[:1])
+
+        def lower(self, job: store.Job) -> dict[str, Any]:
+            asked.append("lower")
+            return self._worker.lower(job)
+
+        def compile(self, job: store.Job) -> dict[str, Any]:
+            asked.append("compile")
+            return self._worker.compile()["answer"]
+
+        def end(self) -> None:
+            pass
+
+    return compiler.Compiler(chips.find("v6e-1"), kept, workers=1, start=Answerer)
+
+
+def test_an_edited_source_compiles_only_what_became_another_program(tmp_path, monkeypatch):
+    asked: list[str] = []
+    question = job(mends=upstream.mends("mended"))
+
+    def ask() -> tuple[dict[str, Any], bool]:
+        asked.clear()
+        with in_process(store.Store(tmp_path), asked) as compiling:
+            return compiling.ask(question)
+
+    first, cached = ask()
+    assert (asked, cached) == (["lower", "compile"], False)
+    assert first["argument_bytes"] > 0
+    assert ask() == (first, True)
+    assert asked == []
+
+    monkeypatch.setattr(store.sources, "digest", lambda: "a message was edited")
+    assert ask() == (first, True)
+    assert asked == ["lower"]
+    assert ask() == (first, True)
+    assert asked == []
+
+    # The padding is a constant of the program.
+    monkeypatch.setattr(store.sources, "digest", lambda: "the program was edited")
+    monkeypatch.setitem(programs._IDS, "<pad>", 3)
+    again, cached = ask()
+    assert (asked, cached) == (["lower", "compile"], False)
+    assert again["argument_bytes"] == first["argument_bytes"]
+
+
+def test_a_program_of_another_slice_flag_or_version_is_another(tmp_path, monkeypatch):
+    store.Store(tmp_path).put(job(), {"argument_bytes": 1}, "text")
+    assert store.Store(tmp_path).get(job()) == {"argument_bytes": 1}
+    assert store.Store(tmp_path).get_program("v6e-1", "text") == {"argument_bytes": 1}
+    assert store.Store(tmp_path).get_program("v6e-1", "other text") is None
+    assert store.Store(tmp_path).get_program("v5e-1", "text") is None
+    assert store.Store(tmp_path, "--flag=on").get_program("v6e-1", "text") is None
+    monkeypatch.setattr(store, "versions", lambda: {"jax": "0.0.1"})
+    assert store.Store(tmp_path).get_program("v6e-1", "text") is None
+
+
+LOWERED = """
+import sys
+from harness import upstream
+from harness.plan import store, worker
+from tests.test_plan import job
+import jax
+found = worker.Worker(jax.devices()[:1])
+question = job(mends=upstream.mends("mended"))
+print(*(found.lower(question)["text"] for _ in range(2)))
+"""
+
+
+def test_a_program_has_one_text_in_every_process(planned):
+    del planned  # lowers after much else was traced here
+    here = worker.Worker(jax.devices()[:1]).lower(job(mends=upstream.mends("mended")))["text"]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    there = subprocess.run(
+        [sys.executable, "-c", LOWERED],
+        cwd=pathlib.Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.split() == [here, here]
+
+
+def test_all_that_a_program_is_made_of_is_digested(tmp_path):
+    package = tmp_path / "thing"
+    texts = {
+        "__init__.py": "",
+        "plan/__init__.py": "",
+        "plan/worker.py": "def work():\n    from thing.deep import made\n",
+        "deep/__init__.py": "from . import inner",
+        "deep/inner.py": "import importlib\nimportlib.import_module('thing.named')",
+        "deep/made.py": "text = 'a message'",
+        "named.py": "",
+        "other.py": "",
+    }
+    for name, text in texts.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    before = sources.digest(package, "thing.plan.worker")
+    for name, text in texts.items():
+        (package / name).write_text(text + "\nadded = 1\n")
+        changed = sources.digest(package, "thing.plan.worker") != before
+        assert changed is (name != "other.py"), name
+        (package / name).write_text(text + "\n# a comment\n")
+        assert sources.digest(package, "thing.plan.worker") == before
+
+
+def test_the_sources_of_programs_are_found():
+    package = pathlib.Path(store.__file__).parents[1]
+    found = {
+        path.relative_to(package).as_posix()
+        for path in sources.reached(package, "harness.plan.worker")
+    }
+    assert {"upstream/learner.py", "upstream/temperature.py", "models/gemma.py"} <= found
+    assert {"recipe.py", "accounting.py", "plan/worker.py", "plan/resident.py"} <= found
+    assert "cli.py" not in found
+
+
+# ---------------------------------------------------------------- the worker's environment
+
+
+def test_no_variable_of_the_user_reaches_the_compiler():
+    place = chips.find("v6e-1")
+    outside = {
+        "PATH": "/bin",
+        "HOME": "/somewhere",
+        "JAX_PLATFORMS": "tpu",
+        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
+        "LIBTPU_INIT_ARGS": "--xla_foo",
+        "JAX_ENABLE_X64": "1",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "JAX_COMPILATION_CACHE_DIR": "/somewhere/cache",
+        "TPU_ACCELERATOR_TYPE": "v5e-8",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "PYTHONOPTIMIZE": "2",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "",
+    }
+    assert worker.environment(place, "", outside) == {
+        "PATH": "/bin",
+        "HOME": "/somewhere",
+        **worker.surroundings(place),
+    }
+    assert worker.environment(place, "--xla_bar", outside)["LIBTPU_INIT_ARGS"] == "--xla_bar"
+    assert worker.not_passed_on(place, outside) == (
+        *("JAX_COMPILATION_CACHE_DIR", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64"),
+        *("LIBTPU_INIT_ARGS", "PYTHONOPTIMIZE", "TPU_ACCELERATOR_TYPE", "XLA_FLAGS"),
+    )
+    assert worker.not_passed_on(place, worker.environment(place, "", outside)) == ()
+
+
+def test_what_is_not_passed_on_is_reported_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_foo")
+    lines: list[str] = []
+    place = chips.find("v6e-1")
+    monkeypatch.setattr(store, "versions", lambda: {"libtpu": "1"})
+    with compiler.Compiler(place, store.Store(tmp_path), progress=lines.append):
+        assert "XLA_FLAGS" not in os.environ
+    assert os.environ["XLA_FLAGS"] == "--xla_foo"
+    assert len(lines) == 1
+    assert "XLA_FLAGS" in lines[0]
+    assert "--compiler-flags" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "words", "absent"),
+    [
+        (1, "ERROR: Unknown command line flag 'xla_foo'\n", ("xla_foo", "--compiler-flags"), "mem"),
+        (-6, "F1 Unknown flag in XLA_FLAGS: --xla_a=1\nabort", ("--xla_a=1",), "memory"),
+        (1, "ERROR: Illegal value 'x' specified for flag 'f'", ("Illegal value 'x'",), "memory"),
+        (-9, "", ("killed (signal 9)", "close other programs"), "flag"),
+        (-11, "first\nlast words\n", ("code -11", "last words"), "memory"),
+        (3, "", ("code 3", "without a message"), "memory"),
+    ],
+)
+def test_advice_on_a_compiler_that_died_fits_the_cause(code, output, words, absent):
+    line = compiler.died("logps for 4 sequence(s) on v6e-1", code, output)
+    assert "\n" not in line
+    assert all(word in line for word in words)
+    assert absent not in line
 
 
 # ---------------------------------------------------------------- chips and refusals

@@ -131,7 +131,11 @@ REFUSED = {
     "model.num_kv_heads=3": "num_kv_heads must divide num_heads",
     "model.head_dim=7": "head_dim must be even",
     "model.attention_pattern=[]": "model.attention_pattern",
-    "sharding.fsdp=3": "sharding.fsdp must divide batching.train_micro_batch",
+    "sharding.fsdp=3": "sharding.fsdp (3) must divide model.embed_dim (64) and "
+    "batching.train_micro_batch (64): use one of 1, 2, 4, 8, 16, 32, 64",
+    "sharding.tp=8": "sharding.tp (8) must divide model.num_heads (4) and model.num_kv_heads (2): "
+    "use one of 1, 2",
+    "sharding.tp=3": "sharding.tp (3) must divide model.vocab_size (512)",
     "data.source=zip:x": "source must be arithmetic, tfds, tfds:DIR or jsonl:DIR",
     "data.source=jsonl": "source jsonl needs a folder",
     "data.prompt=hello": "prompt must contain {question}",

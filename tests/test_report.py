@@ -16,8 +16,6 @@ from harness.errors import HarnessError
 from harness.report import charts, learning, memory, page, reading, svg, verdicts
 from tests import report_samples as samples
 
-pytest.importorskip("jinja2", reason="jinja2 is missing: install the extra `report`")
-
 TEMPLATES = pathlib.Path(report.__file__).parent / "templates"
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 

@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import os
-import pathlib
 import sys
 
 import numpy as np
@@ -13,6 +11,8 @@ from hypothesis import strategies as st
 
 from harness import recipe, rewards
 from harness.errors import HarnessError
+
+from .conftest import GSM8K
 
 RIGHT, FORMED, NOTHING = 1.0, 0.1, 0.0
 
@@ -122,11 +122,10 @@ def test_a_batch_with_too_few_ground_truths_is_refused():
         rewards.gsm8k_reward(["a", "b"], ["#### 1", "#### 2"], ["1"])
 
 
-@pytest.mark.skipif("PPO_HARNESS_GSM8K" not in os.environ, reason="PPO_HARNESS_GSM8K is not set")
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_solution_of_gsm8k_is_right_for_its_own_answer(split):
-    path = pathlib.Path(os.environ["PPO_HARNESS_GSM8K"]) / f"{split}.jsonl"
-    solutions = [json.loads(line)["answer"] for line in path.read_text().splitlines()]
+    lines = (GSM8K / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    solutions = [json.loads(line)["answer"] for line in lines]
     truths = [solution.rpartition("#### ")[2] for solution in solutions]
     assert truths
     assert set(rewards.gsm8k_reward(solutions, solutions, truths)) == {RIGHT}

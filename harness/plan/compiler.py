@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import queue
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -20,6 +22,7 @@ from harness.plan import chips, store, worker
 # this is replaced before its next job.
 _GROWN = 4 * 2**30
 _ROOM = 5 * 2**30
+_BAD_FLAG = re.compile(r"(?:Unknown|Illegal)[^\n]*\bflags?\b[^\n]*")
 
 
 def workers_that_fit(cores: int, available: int) -> int:
@@ -35,6 +38,27 @@ def workers_that_fit(cores: int, available: int) -> int:
     return max(1, min(2, cores, available // _ROOM))
 
 
+class Answerer(Protocol):
+    """What lowers programs and compiles them."""
+
+    @property
+    def grown(self) -> bool:
+        """Whether it holds so much memory that another should take its place."""
+        ...
+
+    def lower(self, job: store.Job) -> dict[str, Any]:
+        """Return `text`, or `answer` where there is no program; see `worker.Worker`."""
+        ...
+
+    def compile(self, job: store.Job) -> dict[str, Any]:
+        """Return the figures of the job that was lowered last."""
+        ...
+
+    def end(self) -> None:
+        """End it; it may have ended before."""
+        ...
+
+
 class Compiler:
     """Answers jobs, from the store where it can; to be used as a context."""
 
@@ -45,6 +69,7 @@ class Compiler:
         *,
         workers: int | None = None,
         progress: Callable[[str], None] = lambda text: None,
+        start: "Callable[[], Answerer] | None" = None,
     ):
         """Prepares; no process is started before it is needed.
 
@@ -53,33 +78,48 @@ class Compiler:
           kept: Where answers are looked up and kept.
           workers: Processes at most; as many as fit if none.
           progress: Told what is being done, a line at a time.
+          start: Returns what lowers and compiles; a process of its own if `None`.
 
         Raises:
           HarnessError: The compiler is not installed.
         """
         if store.versions()["libtpu"] is None:
             raise errors.HarnessError(
-                "the TPU compiler is not installed: pip install 'tunix-ppo-harness[tpu-compiler]'"
+                "the TPU compiler is not installed: pip install 'tunix-ppo-harness[tpu-compiler]' "
+                "(its wheel is for Linux on x86-64)"
             )
         self.place = place
         self.workers = workers or workers_that_fit(
             os.cpu_count() or 1, psutil.virtual_memory().available
         )
         self.host_bytes = 0
+        self.not_passed_on = worker.not_passed_on(place, os.environ)
+        if self.not_passed_on:
+            progress(
+                f"not passed on to the TPU compiler: {', '.join(self.not_passed_on)} (flags for it "
+                "are given with --compiler-flags)"
+            )
         self._kept = kept
+        self._start = start or (lambda: _Process(place, kept.compiler_flags))
         self._progress = progress
-        self._free: queue.Queue[_Process | None] = queue.Queue()
+        self._free: queue.Queue[Answerer | None] = queue.Queue()
         for _ in range(self.workers):
             self._free.put(None)
-        self._started: list[_Process] = []
+        self._started: list[Answerer] = []
+        self._outside: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Compiler":
-        """Begins."""
+        """Begin; until the end this process, too, is without the user's compiler variables."""
+        # JAX's own CPU backend starts here for arithmetic, and an unknown flag ends it.
+        for name in self.not_passed_on:
+            if name in os.environ:
+                self._outside[name] = os.environ.pop(name)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Ends every process."""
+        """End every process."""
+        os.environ.update(self._outside)
         for process in self._started:
             process.end()
 
@@ -103,11 +143,10 @@ class Compiler:
             if process is None or process.grown:
                 if process is not None:
                     process.end()
-                process = _Process(self.place)
+                process = self._start()
                 with self._lock:
                     self._started.append(process)
-            self._progress(f"compiling {job.program} for {job.rows} sequence(s)")
-            answer = process.answer(job)
+            answer, cached = self._answer(process, job)
         except BaseException:
             if process is not None:
                 process.end()
@@ -115,14 +154,30 @@ class Compiler:
             raise
         finally:
             self._free.put(process)
-        self._kept.put(job, answer)
-        if answer.get("compile_seconds"):
-            self._progress(
-                f"{'refused' if answer['refused'] else 'compiled'} {job.program} for {job.rows} "
-                f"sequence(s) in {answer['compile_seconds']:.0f} s"
-            )
         with self._lock:
             self.host_bytes = max(self.host_bytes, answer.get("host_bytes", 0))
+        return answer, cached
+
+    def _answer(self, process: "Answerer", job: store.Job) -> tuple[dict[str, Any], bool]:
+        """Answer what the sources as they are were not asked; see `ask`."""
+        lowered = process.lower(job)
+        if "text" not in lowered:
+            self._kept.put(job, lowered["answer"])
+            return lowered["answer"], False
+        text = lowered["text"]
+        known = self._kept.get_program(job.place, text)
+        if known is not None:
+            # Sources were edited, and the program is the same.
+            self._kept.put(job, known, text)
+            return known, True
+        name = f"{job.program} for {job.rows} sequence(s)"
+        self._progress(f"compiling {name}")
+        answer = process.compile(job)
+        self._kept.put(job, answer, text)
+        self._progress(
+            f"{'refused' if answer['refused'] else 'compiled'} {name} in "
+            f"{answer['compile_seconds']:.0f} s"
+        )
         return answer, False
 
     def figures(self, job: store.Job) -> tuple[store.Figures, bool]:
@@ -134,7 +189,7 @@ class Compiler:
 class _Process:
     """A worker process."""
 
-    def __init__(self, place: chips.Slice):
+    def __init__(self, place: chips.Slice, flags: str):
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.grown = False
         self._process = subprocess.Popen(
@@ -143,29 +198,34 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, **worker.surroundings(place)},
+            env=worker.environment(place, flags, os.environ),
         )
 
-    def answer(self, job: store.Job) -> dict[str, Any]:
+    def lower(self, job: store.Job) -> dict[str, Any]:
+        return self._request({"job": job.to_dict()}, job)
+
+    def compile(self, job: store.Job) -> dict[str, Any]:
+        answer = self._request({"compile": True}, job)["answer"]
+        self.grown = answer["host_bytes"] > _GROWN
+        return answer
+
+    def _request(self, request: dict[str, Any], job: store.Job) -> dict[str, Any]:
         assert self._process.stdin
         assert self._process.stdout
         line = ""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(job.to_dict()) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         name = f"{job.program} for {job.rows} sequence(s) on {job.place}"
         if not line:
             code = self._process.wait()
-            raise errors.HarnessError(
-                f"the compiler's process ended (code {code}) at {name}, "
-                f"{self._last_words() or 'without a word'}: if memory ran out, close other programs"
-            )
-        said = json.loads(line)
-        if "error" in said:
-            raise errors.HarnessError(f"{name} cannot be compiled: {said['error'][:500]}")
-        self.grown = said["answer"].get("host_bytes", 0) > _GROWN
-        return said["answer"]
+            self._errors.seek(0)
+            raise errors.HarnessError(died(name, code, self._errors.read()))
+        reply = json.loads(line)
+        if "error" in reply:
+            raise errors.HarnessError(f"{name} cannot be compiled: {reply['error'][:500]}")
+        return reply
 
     def end(self) -> None:
         if self._process.poll() is None:
@@ -177,7 +237,27 @@ class _Process:
                     stream.close()
         self._errors.close()
 
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        return f"saying '{lines[-1][:200]}'" if lines else ""
+
+def died(name: str, code: int, output: str) -> str:
+    """Say why a compiler's process ended, and what helps.
+
+    Args:
+      name: What was being compiled.
+      code: Its exit code, negative for a signal.
+      output: What it wrote to the standard error.
+
+    Returns:
+      One line.
+    """
+    bad = _BAD_FLAG.findall(output)
+    if bad:
+        said = "; ".join(dict.fromkeys(each.strip() for each in bad))
+        return f"the TPU compiler refuses a flag ({said[:300]}): correct --compiler-flags"
+    if code == -signal.SIGKILL:
+        return (
+            f"the compiler's process was killed (signal 9) at {name}, most likely because memory "
+            "ran out: close other programs, or use --workers 1"
+        )
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    words = f"; its last message: {lines[-1][:300]}" if lines else " without a message"
+    return f"the compiler's process ended (code {code}) at {name}{words}"

@@ -11,9 +11,7 @@ import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
-from flax import nnx
-
-from harness import models
+from harness import errors
 from harness import recipe as recipe_lib
 from harness.plan import changes, chips, estimate, planning, roofline, search, shapes, store
 
@@ -70,40 +68,23 @@ def meshes(recipe: recipe_lib.Recipe, place: chips.Slice) -> list[tuple[int, int
     Returns:
       Meshes; on one chip the only one there is.
     """
-    if place.count == 1:
-        return [(1, 1)]
-    # All layers are alike.
-    shallow = recipe_lib.replace(recipe, "model.num_layers=1")
-    policy = models.abstract_gemma(shallow.model)
-    arrays = [
-        (leaf.shape, spec)
-        for model in (models.abstract_lora(policy, shallow.lora), models.abstract_critic(policy))
-        for leaf, spec in _specs(model)
-    ]
     found = []
     for tp in range(1, place.count + 1):
         fsdp, rest = divmod(place.count, tp)
-        if rest or recipe.batching.mini_batch % fsdp or recipe.model.num_heads % tp:
+        if rest:
             continue
-        axes = {"fsdp": fsdp, "tp": tp}
-        if all(_divides(shape, spec, axes) for shape, spec in arrays):
-            found.append((fsdp, tp))
+        try:
+            recipe_lib.replace(
+                recipe,
+                f"sharding.fsdp={fsdp}",
+                f"sharding.tp={tp}",
+                # The largest there is: whether any size divides is the question.
+                f"batching.train_micro_batch={recipe.batching.mini_batch}",
+            )
+        except errors.HarnessError:
+            continue
+        found.append((fsdp, tp))
     return found
-
-
-def _specs(model: Any) -> list[tuple[Any, Any]]:
-    state = nnx.state(model, nnx.Param)
-    specs = nnx.get_partition_spec(state)
-    flat = dict(nnx.to_flat_state(specs))
-    return [
-        (leaf.get_value(), tuple(flat[path].get_value())) for path, leaf in nnx.to_flat_state(state)
-    ]
-
-
-def _divides(shape: Sequence[int], spec: Sequence[Any], axes: dict[str, int]) -> bool:
-    return all(
-        size % axes[axis] == 0 for size, axis in zip(shape, spec, strict=False) if axis in axes
-    )
 
 
 def exchanged_bytes(recipe: recipe_lib.Recipe, mends: Collection[str]) -> float:

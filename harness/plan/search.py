@@ -226,7 +226,8 @@ class _Search:
             nearest = min(
                 judged,
                 key=lambda each: (
-                    each.source == "line",
+                    # What lives on the chip is the least that a setting takes.
+                    ("compiled", "state", "line").index(each.source),
                     each.peak_bytes is None,
                     each.peak_bytes or 0,
                 ),

@@ -1,22 +1,35 @@
-"""What the compiler said, kept under a key of everything that determines it."""
+"""The compiler's answers, saved under the text of the program that was compiled.
 
-import ast
+There are two levels. A job (recipe, size, slice) together with a digest of all
+sources that could reach a program leads to the digest of the lowered program, and
+that digest, with what the compiler is told besides, leads to the answer. An edit of
+a source makes the first level miss, which costs a lowering; a program is compiled
+again only where its text, the flags or the compiler are others.
+"""
+
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from harness import accounting, errors, files
+from harness import accounting, errors
 from harness import recipe as recipe_lib
 from harness.data import cache
 from harness.measure import environment
+from harness.plan import sources
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "google-tunix", "qwix", "flax", "optax")
-# Only these groups of a recipe reach a program.
-_GROUPS = ("model", "lora", "sharding", "rollout", "ppo", "optimizers")
-_NOT_OF_A_PROGRAM = ("weights", "checkpoint", "tokenizer", "end_tokens", "max_steps")
+# What of a recipe reaches no program. Whatever is not named here is in the key.
+_NO_PROGRAM: Mapping[str, tuple[str, ...]] = {
+    "": ("name", "seed", "data", "checkpoints", "evaluation", "warm_start", "reward", "batching"),
+    "model": ("weights", "checkpoint", "tokenizer"),
+    "optimizers": ("max_steps",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,22 +136,22 @@ class Job:
 
 
 class Store:
-    """A folder with one file for each answer."""
+    """A folder of answers, each in a file of its own."""
 
-    def __init__(self, folder: pathlib.Path | None = None, flags: Mapping[str, str] | None = None):
-        """Opens a store; the folder need not exist.
+    def __init__(self, folder: pathlib.Path | None = None, compiler_flags: str = ""):
+        """Open a store; the folder need not exist.
 
         Args:
-          folder: Where; `plan` in the harness's cache if none.
-          flags: What else the compiler is told, by name.
+          folder: Where; `plan` in the harness's cache if `None`.
+          compiler_flags: Flags that the compiler is given, separated by spaces.
         """
         self.folder = folder or cache.cache_root() / "plan"
-        self._flags = dict(flags or {})
+        self.compiler_flags = " ".join(compiler_flags.split())
         self._versions = versions()
-        self._source = _source_digest()
+        self._sources = {"harness": sources.digest(), "tunix": sources.installed("tunix")}
 
     def key(self, job: Job) -> dict[str, Any]:
-        """Gives all that determines an answer, as plain JSON values."""
+        """Return all that determines a job's program and answer, as plain JSON values."""
         tree = recipe_lib.to_dict(job.recipe)
         batching = job.recipe.batching
         return {
@@ -146,66 +159,113 @@ class Store:
             "rows": job.rows,
             "place": job.place,
             "recipe": {
-                group: {k: v for k, v in tree[group].items() if k not in _NOT_OF_A_PROGRAM}
-                for group in _GROUPS
+                group: {k: v for k, v in values.items() if k not in _NO_PROGRAM.get(group, ())}
+                if isinstance(values, Mapping)
+                else values
+                for group, values in tree.items()
+                if group not in _NO_PROGRAM[""]
             },
-            "end_tokens": len(job.recipe.rollout.end_tokens),
             "max_steps": accounting.max_steps(job.recipe),
             "accumulation": batching.mini_batch // batching.train_micro_batch,
             "mini_batch": batching.mini_batch if job.program == "resident" else None,
             "mends": list(job.mends),
             "versions": self._versions,
-            "flags": self._flags,
-            "source": self._source,
+            "flags": self.compiler_flags,
+            "sources": self._sources,
+        }
+
+    def program_key(self, place: str, text: str) -> dict[str, Any]:
+        """Return all that determines the compiler's answer to a lowered program.
+
+        Args:
+          place: Name of the slice.
+          text: Digest of the lowered text.
+        """
+        return {
+            "text": text,
+            "place": place,
+            "versions": self._versions,
+            "flags": self.compiler_flags,
         }
 
     def get(self, job: Job) -> dict[str, Any] | None:
-        """Gives the answer that is kept, or none."""
-        try:
-            kept = json.loads(self._path(job).read_text(encoding="utf-8"))
-            return kept["answer"] if kept["key"] == self.key(job) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        """Return the answer saved for a job whose sources are unchanged, or `None`."""
+        found = _read(self._job_path(job), self.key(job))
+        if found is None or "text" not in found:
+            return found
+        return self.get_program(job.place, found["text"])
 
-    def put(self, job: Job, answer: Mapping[str, Any]) -> None:
-        """Keeps an answer.
+    def get_program(self, place: str, text: str) -> dict[str, Any] | None:
+        """Return the answer saved for a lowered program, or `None`.
+
+        Args:
+          place: Name of the slice.
+          text: Digest of the lowered text.
+        """
+        return _read(self._program_path(place, text), self.program_key(place, text))
+
+    def put(self, job: Job, answer: Mapping[str, Any], text: str | None = None) -> None:
+        """Save an answer.
 
         Args:
           job: The question.
           answer: Plain JSON values.
+          text: Digest of the lowered text, `None` where no program was lowered.
 
         Raises:
           HarnessError: The folder cannot be written.
         """
-        path = self._path(job)
+        if text is None:
+            self._write(self._job_path(job), self.key(job), answer)
+            return
+        # The answer first: a job must never lead to one that is not there.
+        path = self._program_path(job.place, text)
+        self._write(path, self.program_key(job.place, text), answer)
+        self._write(self._job_path(job), self.key(job), {"text": text})
+
+    def _write(self, path: pathlib.Path, key: Any, answer: Mapping[str, Any]) -> None:
+        content = json.dumps({"key": key, "answer": dict(answer)}, indent=1) + "\n"
+        temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # Two plans may save the same answer at once: each under a name of its own.
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False
+            ) as file:
+                temporary = pathlib.Path(file.name)
+                file.write(content)
+            os.replace(temporary, path)
         except OSError as error:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
             raise errors.HarnessError(
                 f"the cache folder {path.parent} cannot be written ({error.strerror}): set "
                 "PPO_HARNESS_CACHE to one that can"
             ) from None
-        text = json.dumps({"key": self.key(job), "answer": dict(answer)}, indent=1)
-        files.write_whole(path, text + "\n")
 
-    def _path(self, job: Job) -> pathlib.Path:
-        digest = hashlib.sha256(json.dumps(self.key(job), sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{job.program}-{job.rows}-{digest[:24]}.json"
+    def _job_path(self, job: Job) -> pathlib.Path:
+        return self.folder / f"{job.program}-{job.rows}-{_digest(self.key(job))}.json"
+
+    def _program_path(self, place: str, text: str) -> pathlib.Path:
+        return self.folder / "programs" / f"{_digest(self.program_key(place, text))}.json"
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _read(path: pathlib.Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the answer in a file, `None` where it is damaged or answers something else."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        # As JSON, in which a tuple is a list.
+        same = saved["key"] == json.loads(json.dumps(key))
+        return dict(saved["answer"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def versions() -> dict[str, str | None]:
     """Gives the versions of the packages that determine a program."""
     return environment.versions(_PACKAGES)
-
-
-def _source_digest() -> str:
-    """Digests the harness's own code that reaches into programs, but for its comments."""
-    digest = hashlib.sha256()
-    here = pathlib.Path(__file__).parents[1]
-    # Of the door to Tunix, what builds and mends the objects that are compiled.
-    names = ("cluster", "learner", "rollout", "programs", "rebind")
-    paths = [here / "upstream" / f"{name}.py" for name in names]
-    paths += [here / "models" / f"{name}.py" for name in ("gemma", "lora", "critic")]
-    for path in (*paths, here / "plan" / "worker.py"):
-        digest.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
-    return digest.hexdigest()[:16]

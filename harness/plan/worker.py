@@ -1,16 +1,21 @@
 """A process that compiles: it alone loads libtpu.
 
-`python -m harness.plan.worker SLICE` reads one JSON job a line and writes one
-JSON answer a line. What libraries print goes to the standard error.
+`python -m harness.plan.worker SLICE` reads one JSON request a line and writes one
+JSON reply a line. A job is answered with the digest of its lowered program, which
+the other side may know already; `compile` then compiles what was lowered last. What
+libraries print goes to the standard error.
 """
 
 import dataclasses
+import hashlib
+import importlib.util
 import json
 import os
 import re
 import resource
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from harness.plan import chips, store
@@ -21,8 +26,19 @@ _REFUSALS = ("RESOURCE_EXHAUSTED", "FAILED_PRECONDITION")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
+# Variables that change what is lowered or compiled, or how this process runs.
+_OF_COMPILERS = re.compile(
+    r"(JAX|XLA|TPU|LIBTPU|PJRT|MEGASCALE|TF_XLA)_.*|ALLOW_MULTIPLE_LIBTPU_LOAD"
+    r"|PYTHONOPTIMIZE|PYTHONINSPECT"
+)
+
+
 def surroundings(place: chips.Slice) -> dict[str, str]:
-    """Gives the environment in which libtpu compiles for chips that are not here."""
+    """Return the variables with which libtpu compiles for chips that are not here.
+
+    Args:
+      place: The chips.
+    """
     return {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
@@ -33,6 +49,44 @@ def surroundings(place: chips.Slice) -> dict[str, str]:
         "TPU_STDERR_LOG_LEVEL": "3",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
+
+
+def environment(place: chips.Slice, flags: str, outside: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a worker, in which nothing of the user's decides.
+
+    Args:
+      place: The chips.
+      flags: Flags for the TPU compiler.
+      outside: The environment of the process that starts it.
+    """
+    found = {name: each for name, each in outside.items() if not _OF_COMPILERS.fullmatch(name)}
+    return {**found, **surroundings(place), **({"LIBTPU_INIT_ARGS": flags} if flags else {})}
+
+
+def not_passed_on(place: chips.Slice, outside: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the variables that a worker does not get as they are outside.
+
+    Args:
+      place: The chips.
+      outside: The environment of the process that starts it.
+    """
+    own = surroundings(place)
+    return tuple(
+        name
+        for name, value in sorted(outside.items())
+        # What `plan` and JAX set themselves is none of the user's settings.
+        if name not in ("JAX_PLATFORMS", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION")
+        and not (name == "TPU_LIBRARY_PATH" and _is_installed_compiler(value))
+        and value.strip()
+        and _OF_COMPILERS.fullmatch(name)
+        and own.get(name) != value
+    )
+
+
+def _is_installed_compiler(path: str) -> bool:
+    spec = importlib.util.find_spec("libtpu")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return os.path.dirname(path) in folders
 
 
 def refusal(message: str) -> store.Refusal:
@@ -55,45 +109,57 @@ def refusal(message: str) -> store.Refusal:
 class Worker:
     """Builds abstract learners and compiles their programs for one slice."""
 
-    def __init__(self, place: chips.Slice):
-        """Loads the compiler.
+    def __init__(self, devices: Sequence[Any]):
+        """Prepare; nothing is lowered before it is asked for.
 
         Args:
-          place: The chips.
+          devices: Those that are compiled for; see `topology`.
         """
         import jax
         import numpy as np
-        from jax.experimental import topologies
 
-        self._place = place
-        description = topologies.get_topology_desc(
-            str(place.topology), platform="tpu", chips_per_host_bounds=place.bounds
-        )
-        self._devices = np.asarray(description.devices)
+        self._devices = np.asarray(devices)
         self._jax = jax
+        self._lowered: Any = None
         self._built: tuple[Any, Any] | None = None
 
-    def answer(self, job: store.Job) -> dict[str, Any]:
-        """Answers one job.
+    def lower(self, job: store.Job) -> dict[str, Any]:
+        """Lower a job's program and hold it for `compile`.
 
         Args:
           job: The question.
 
         Returns:
-          `Figures` as plain JSON values, or what `resident` gives.
+          `text`, the digest of the lowered program; for `resident`, for which there is
+          no program, `answer`.
         """
         from harness.plan import resident
         from harness.upstream import programs
 
+        self._lowered = None
         learner = self._learner(job)
         if job.program == "resident":
-            return resident.describe(learner, job.rows, job.recipe.batching.mini_batch)
-        lowered = programs.lower(learner, job.program, job.rows)  # type: ignore[arg-type]
+            return {"answer": resident.describe(learner, job.rows, job.recipe.batching.mini_batch)}
+        self._lowered = programs.lower(learner, job.program, job.rows)  # type: ignore[arg-type]
+        return {"text": digest(self._lowered)}
+
+    def compile(self) -> dict[str, Any]:
+        """Compile what was lowered last.
+
+        Returns:
+          `answer`: `Figures` as plain JSON values.
+
+        Raises:
+          RuntimeError: Nothing was lowered.
+        """
+        lowered, self._lowered = self._lowered, None
+        if lowered is None:
+            raise RuntimeError("there is no lowered program to compile")
         start = time.perf_counter()
         try:
             compiled = lowered.compile()
         except self._jax.errors.JaxRuntimeError as error:
-            # Near the wall the compiler may fail at what it does to save memory.
+            # Near the limit the compiler may fail at what it does to save memory.
             if not any(status in str(error) for status in _REFUSALS):
                 raise
             found = store.Figures(refused=refusal(str(error)))
@@ -112,9 +178,8 @@ class Worker:
         del lowered
         seconds = time.perf_counter() - start
         self._jax.clear_caches()
-        return dataclasses.asdict(
-            dataclasses.replace(found, compile_seconds=seconds, host_bytes=host_bytes())
-        )
+        figures = dataclasses.replace(found, compile_seconds=seconds, host_bytes=host_bytes())
+        return {"answer": dataclasses.asdict(figures)}
 
     def _learner(self, job: store.Job) -> Any:
         from harness.upstream import programs
@@ -129,36 +194,64 @@ class Worker:
         return self._built[1]
 
 
+def topology(place: chips.Slice) -> Sequence[Any]:
+    """Load the TPU compiler and return the devices of a slice that is not here.
+
+    Args:
+      place: The chips.
+    """
+    from jax.experimental import topologies
+
+    return topologies.get_topology_desc(
+        str(place.topology), platform="tpu", chips_per_host_bounds=place.bounds
+    ).devices
+
+
+def digest(lowered: Any) -> str:
+    """Digest a lowered program, so that equal digests mean equal programs.
+
+    Args:
+      lowered: What `jax.jit(...).lower` gives.
+
+    Returns:
+      SHA-256 of its StableHLO, which holds no locations in the sources.
+    """
+    return hashlib.sha256(lowered.as_text(debug_info=False).encode()).hexdigest()
+
+
 def host_bytes() -> int:
     """Gives the most memory that this process ever held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def serve(place: chips.Slice, questions: TextIO, answers: TextIO) -> None:
-    """Answers jobs until there are no more.
+def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
+    """Serve requests until there are no more.
 
     Args:
-      place: The chips.
-      questions: One job a line.
-      answers: One answer a line: `answer`, or `error` with the reason.
+      worker: Lowers and compiles.
+      requests: One a line: `{"job": ...}`, or `{"compile": true}`.
+      replies: One a line: what the worker returned, or `error` with the reason.
     """
-    worker = Worker(place)
-    for line in questions:
+    for line in requests:
+        reply: dict[str, Any]
         try:
-            said: dict[str, Any] = {"answer": worker.answer(store.Job.from_dict(json.loads(line)))}
+            request = json.loads(line)
+            if "job" in request:
+                reply = worker.lower(store.Job.from_dict(request["job"]))
+            else:
+                reply = worker.compile()
         except Exception as error:
-            said = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(said) + "\n")
-        answers.flush()
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
 
 
 def main() -> None:
-    """Serves on the standard streams."""
+    """Serve on the standard streams."""
     place = chips.find(sys.argv[1])
-    os.environ.update(surroundings(place))
-    answers = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    serve(place, sys.stdin, answers)
+    serve(Worker(topology(place)), sys.stdin, replies)
 
 
 if __name__ == "__main__":
