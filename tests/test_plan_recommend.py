@@ -50,6 +50,7 @@ class Chip:
 
     workers = 1
     host_bytes = 0
+    not_passed_on = ()
 
     def __init__(self, gib: int, share: float = 0.95, chip: str = "v6e-1"):
         self.share = share
@@ -239,13 +240,15 @@ def test_meshes_over_which_an_array_does_not_divide_are_left_out():
     assert recommend.meshes(recipe, place) == [(8, 1), (4, 2)]
 
 
-# ---------------------------------------------------------------- what light rematerialisation does
+# ---------------------------------------------------------------- what rematerialisation does
 
 
-@pytest.mark.parametrize("lora", [True, False])
-def test_light_rematerialisation_changes_no_gradient(lora):
+@pytest.mark.parametrize(
+    ("remat", "lora"), [("light", True), ("light", False), ("block", True), ("decoder", False)]
+)
+def test_rematerialisation_changes_no_gradient(remat, lora):
     recipe = small_recipe()
-    light = small_recipe("model.remat=light")
+    changed = small_recipe(f"model.remat={remat}")
     mesh = models.make_mesh(recipe.sharding)
 
     def slopes(of: recipe_lib.Recipe) -> dict[str, jax.Array]:
@@ -268,7 +271,7 @@ def test_light_rematerialisation_changes_no_gradient(lora):
             for path, leaf in jax.tree_util.tree_flatten_with_path(gradient(model))[0]
         }
 
-    plain, found = slopes(recipe), slopes(light)
+    plain, found = slopes(recipe), slopes(changed)
     assert plain.keys() == found.keys()
     assert plain
     for path, leaf in plain.items():
@@ -309,6 +312,12 @@ def products(remat: str, program: Any) -> int:
         size = math.prod(int(each) for each in result.split("x"))
         total += 2 * size * math.prod(shape[int(axis)] for axis in contracting[1].split(", "))
     return total
+
+
+@pytest.mark.parametrize("remat", ["light", "block", "decoder"])
+def test_sampling_is_the_same_program_with_any_rematerialisation(remat):
+    plain = programs.lower(abstract("none"), "decode", 4).as_text()
+    assert programs.lower(abstract(remat), "decode", 4).as_text() == plain
 
 
 # ---------------------------------------------------------------- the command

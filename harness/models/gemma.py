@@ -36,9 +36,8 @@ def model_config(model: recipe_lib.Model) -> gemma3.ModelConfig:
         local_base_frequency=model.local_rope_base,
         global_base_frequency=model.global_rope_base,
         param_dtype=jnp.dtype(model.dtype),
-        remat_config=gemma3.RematConfig[
-            "NONE" if model.remat in (None, "light") else model.remat.upper()
-        ],
+        # Applied by `remat`: with upstream's own, sampling fails.
+        remat_config=gemma3.RematConfig.NONE,
     )
 
 
@@ -59,8 +58,8 @@ def abstract_gemma(model: recipe_lib.Model) -> gemma3.Gemma3:
         layer.attn.attn_type = _KINDS[kind]
         local = kind == "local"
         layer.attn.rope_base_frequency = model.local_rope_base if local else model.global_rope_base
-    if model.remat == "light":
-        remat.lighten(module)
+    if model.remat is not None:
+        remat.apply(module, model.remat)
     return module
 
 
