@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from harness import cli, models, upstream
+from harness import cli, errors, models, upstream
 from harness import recipe as recipe_lib
 from harness.plan import (
     advice,
@@ -24,6 +24,7 @@ from harness.plan import (
     estimate,
     planning,
     recommend,
+    recommendations,
     roofline,
     shapes,
     store,
@@ -223,6 +224,22 @@ def test_a_recommendation_is_json_and_is_printed():
         shown = console.export_text()
         for row in plan["recommendation"]["rows"]:
             assert row["title"] in shown
+
+
+def test_the_page_has_a_section_for_each_plan(tmp_path):
+    sources = []
+    for gib in (24, 13):
+        source = tmp_path / f"{gib}.json"
+        source.write_text(json.dumps(recommend.make(planner(Chip(gib)))))
+        sources.append(str(source))
+    page = tmp_path / "page.md"
+    recommendations.main([str(page), *sources])
+    text = page.read_text()
+    assert text.count("## v6e-1") == 2
+    assert "no setting that leaves the algorithm as it is fits" in text
+    assert "recommended, same algorithm" in text
+    with pytest.raises(errors.HarnessError, match=r"no\.json is no plan"):
+        recommendations.main([str(page), str(tmp_path / "no.json")])
 
 
 def test_on_several_chips_the_mesh_is_chosen_among_those_that_divide():

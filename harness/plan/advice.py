@@ -1,7 +1,7 @@
 """A recommendation as a person reads it: a table, and a TOML that `run --recipe` takes."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group
@@ -231,24 +231,3 @@ def shortage(plan: Mapping[str, Any]) -> str:
         f"no setting{algorithm} fits {plan['chip']}: the nearest is {nearest['setting']}, where "
         f"{figures}{may}"
     )
-
-
-def summary_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Write the rows of a recommendation as the rows of a Markdown table."""
-    lines = [
-        "| setting | changes | least s a global step | peak, GiB | left free, GiB |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        known = [each["peak_bytes"] for each in row["phases"] if each["peak_bytes"] is not None]
-        seconds, headroom = row["seconds_per_global_step"], row["least_headroom_bytes"]
-        if row["fits"] is False:
-            short = row["short_bytes"]
-            peak = "does not fit" if short is None else f"{short / GIB:.2f} too many"
-        else:
-            peak = f"{max(known) / GIB:.2f}" if known else "not compiled"
-        changed = " ".join(f"`{text}`" for text in row["assignments"]) or "none"
-        bound = "-" if seconds is None else f"{seconds:.3f}"
-        free = "-" if headroom is None else f"{headroom / GIB:.2f}"
-        lines.append(f"| {row['title']} | {changed} | {bound} | {peak} | {free} |")
-    return lines
