@@ -152,7 +152,7 @@ def rehearse(session: nox.Session) -> None:
         arguments += ["--json", os.fspath(pathlib.Path("runs", "rehearse.json"))]
     # XLA would hold a float32 copy of all bfloat16 weights while it decodes.
     flags = {"XLA_FLAGS": "--xla_disable_hlo_passes=while-loop-invariant-code-motion"}
-    session.run("python", "-m", "harness", "rehearse", *arguments, env=CPU | flags)
+    run(session, "python", "-m", "harness", "rehearse", *arguments, env=CPU | flags)
 
 
 @nox.session

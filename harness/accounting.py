@@ -302,7 +302,8 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
             "<end_of_turn>" not in rollout.end_tokens,
             "no-end-of-turn",
             "Completions do not stop at <end_of_turn>, where an instruction-tuned Gemma ends its "
-            f"turn: each runs on to {rollout.max_new_tokens} tokens. "
+            f"turn: each runs on to {rollout.max_new_tokens} tokens, and so does the loop that "
+            "samples them, which ends when all have. "
             'rollout.end_tokens=["<eos>", "<end_of_turn>"] stops them.',
         ),
         (

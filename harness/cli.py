@@ -647,6 +647,24 @@ def gate(
 )
 @click.option("--sweep", is_flag=True, help="Find the walls and better sizes; takes long.")
 @click.option(
+    "--recommend",
+    "recommended",
+    metavar="F.toml",
+    type=click.Path(path_type=pathlib.Path),
+    help="Search the fastest settings that fit, and write them for run --recipe; takes long.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NAME",
+    help="A change of the algorithm that --recommend may make; may be repeated; or all.",
+)
+@click.option(
+    "--certain",
+    is_flag=True,
+    help="With --recommend, compile what a line predicts not to fit, too.",
+)
+@click.option(
     "--upstream",
     "mode",
     type=click.Choice(["mended", "stock"]),
@@ -667,6 +685,9 @@ def plan(
     names: tuple[str, ...],
     sizes: tuple[int, ...],
     sweep: bool,
+    recommended: pathlib.Path | None,
+    allow: tuple[str, ...],
+    certain: bool,
     mode: Any,
     workers: int | None,
     compiler_flags: str,
@@ -678,29 +699,77 @@ def plan(
     os.environ["JAX_PLATFORMS"] = "cpu"
     recipe = _load_recipe(**recipe_options)
     _quiet_libraries()
-    from harness.plan import chips, compiler, planning, shapes, store, table
+    from harness.plan import (
+        advice,
+        changes,
+        chips,
+        compiler,
+        planning,
+        recommend,
+        shapes,
+        store,
+        table,
+    )
 
     place = chips.find(chip)
     shapes.check(names)
-    chips.check_mesh(place, recipe.sharding)
+    _check_recommendation(recommended, allow, certain, names or sizes or sweep)
+    changes.check(allow)
+    if recommended is None:
+        chips.check_mesh(place, recipe.sharding)
     console = Console()
     said = Console(stderr=True)
+
+    def progress(text: str) -> None:
+        said.print(escape(text), style="dim", soft_wrap=True)
+
     with (
         compiler.Compiler(
             place,
             store.Store(compiler_flags=compiler_flags),
             workers=workers,
-            progress=lambda text: said.print(escape(text), style="dim", soft_wrap=True),
+            progress=progress,
         ) as compiling,
     ):
-        planner = planning.Planner(recipe, mode, compiling)
-        found = planning.make(planner, names=names, sizes=sizes, sweep=sweep)
+        planner = planning.Planner(recipe, mode, compiling, any_mesh=recommended is not None)
+        if recommended is not None:
+            found = recommend.make(planner, allow=allow, certain=certain, progress=progress)
+        else:
+            found = planning.make(planner, names=names, sizes=sizes, sweep=sweep)
     found["compiler_flags"] = compiler_flags
     found["host"]["variables_not_passed_on"] = list(compiling.not_passed_on)
     if json_file is not None:
         _write_json(json_file, found)
-    console.print(table.render(found))
-    return 0 if found["fits"] else 1
+    if recommended is None:
+        console.print(table.render(found))
+        return 0 if found["fits"] else 1
+    console.print(advice.render(found))
+    if not found["fits"]:
+        return 1
+    write_whole(recommended, advice.to_toml(found))
+    console.print(f"written: {escape(str(recommended))}", soft_wrap=True)
+    return 0
+
+
+def _check_recommendation(
+    recommended: pathlib.Path | None, allow: tuple[str, ...], certain: bool, others: Any
+) -> None:
+    """Refuse options that make no sense together, and a file that could not be written."""
+    if recommended is None:
+        if allow or certain:
+            raise HarnessError("--allow and --certain belong to --recommend F.toml: add it")
+        return
+    if others:
+        raise HarnessError(
+            "--recommend searches all programs and sizes: leave out --program, --micro-batch "
+            "and --sweep"
+        )
+    folder = recommended.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or recommended.is_dir():
+        raise HarnessError(
+            f"the recommendation cannot be written to {recommended}: name a file in a folder "
+            "that exists and can be written"
+        )
 
 
 @cli.command()

@@ -29,13 +29,13 @@ BAD = {
     "missing checkpoint": (["run", "--checkpoint", "/no/such", "--out", "{out}"], "/no/such"),
     "no checkpoint": (
         [
-            *("run", "--preset", "gemma3-1b", "--set", "model.tokenizer=builtin"),
+            *("run", "--force", "--preset", "gemma3-1b", "--set", "model.tokenizer=builtin"),
             *("--data", "arithmetic", "--out", "{out}"),
         ],
         "give --checkpoint PATH",
     ),
     "no checkpoint for the tokenizer": (
-        ["run", "--preset", "gemma3-1b", "--out", "{out}"],
+        ["run", "--force", "--preset", "gemma3-1b", "--data", "arithmetic", "--out", "{out}"],
         "model.checkpoint is not set",
     ),
     "no output folder": (["run"], "--out"),
@@ -100,7 +100,8 @@ def test_the_module_and_the_installed_command_are_one_program():
             [*command, "account", "--preset", "nope"], capture_output=True, text=True, cwd=ROOT
         )
         assert (ended.returncode, ended.stdout) == (2, "")
-        assert ended.stderr == "error: unknown preset 'nope': use one of gemma3-1b, tiny\n"
+        presets = ", ".join(sorted(recipe_lib.PRESETS))
+        assert ended.stderr == f"error: unknown preset 'nope': use one of {presets}\n"
 
 
 def _installed() -> pathlib.Path:

@@ -56,6 +56,7 @@ def test_every_command_ends_with_70_where_something_unforeseen_happens(
         "report": ["x", "--out", "y"],
         "make-tokenizer": ["x"],
         "make-log-probs": ["x"],
+        "rehearse": ["--out", "x"],
     }
     code, out, err = call(capsys, command, *arguments.get(command, []))
     (file,) = reports(tmp_path)
@@ -97,7 +98,9 @@ def test_an_interrupted_command_ends_with_130(error, capsys, monkeypatch):
 
 def test_an_interrupt_that_becomes_another_error_is_still_one(capsys, tmp_path):
     """As where it comes while a library's extension is being loaded."""
-    before = signal.getsignal(signal.SIGINT)
+    # A process that a shell started in the background ignores interrupts.
+    before = signal.default_int_handler
+    outside = signal.signal(signal.SIGINT, before)
 
     def main() -> None:
         try:
@@ -105,9 +108,12 @@ def test_an_interrupt_that_becomes_another_error_is_still_one(capsys, tmp_path):
         except KeyboardInterrupt:
             raise ImportError("while initializing the extension") from None
 
-    assert ended(main, capsys) == (130, "interrupted\n")
-    assert reports(tmp_path) == []
-    assert signal.getsignal(signal.SIGINT) is before
+    try:
+        assert ended(main, capsys) == (130, "interrupted\n")
+        assert reports(tmp_path) == []
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, outside)
 
 
 @pytest.mark.parametrize("code", [0, 1, None])

@@ -90,7 +90,7 @@ def test_the_recipe_is_the_references_unless_asked_otherwise():
 def test_what_is_missing_is_told_before_anything_is_downloaded(tmp_path):
     recipe = recipe_lib.load("gemma3-1b", assignments=[f"data.source=jsonl:{tmp_path}"])
     with pytest.raises(HarnessError, match=r"no train.jsonl and test.jsonl in|credentials: none"):
-        e2e.examine(recipe)
+        e2e.examine(recipe, force=True)
 
 
 PLAN = """
@@ -189,7 +189,7 @@ def test_a_bad_run_does_not(finished_run, monkeypatch):
 
 def test_the_command_runs_plans_and_judges(finished_run, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [device("tpu", "TPU v6 lite")])
-    monkeypatch.setattr(e2e, "examine", lambda recipe: doctor.Report(()))
+    monkeypatch.setattr(e2e, "examine", lambda recipe, **options: doctor.Report(()))
     planned = {"phases": [{"peak_bytes": 2**30}]}
     asked = []
     monkeypatch.setattr(e2e, "plan", lambda *args: asked.append(args[1:]) or planned)

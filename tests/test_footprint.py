@@ -177,7 +177,7 @@ def test_a_container_has_what_its_control_group_allows(version, tmp_path, monkey
 
 TOO_LARGE = (
     *("--preset", "gemma3-1b", "--set", "model.weights=random"),
-    *("--set", "model.num_layers=2000"),
+    *("--set", "model.num_layers=2000", "--data", "arithmetic"),
 )
 
 
@@ -185,7 +185,8 @@ def test_run_refuses_before_it_makes_anything(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(footprint, "capacity", lambda recipe: of(24 * GIB))
     code, out, err = call(capsys, "run", *TOO_LARGE, "--out", tmp_path / "out")
     recipe = recipe_lib.load(
-        "gemma3-1b", assignments=["model.weights=random", "model.num_layers=2000"]
+        "gemma3-1b",
+        assignments=["model.weights=random", "model.num_layers=2000", "data.source=arithmetic"],
     )
     said = footprint.problem(recipe, of(24 * GIB))
     assert (code, out, err) == (2, "", f"error: {said}; --force goes on all the same\n")

@@ -688,6 +688,8 @@ def test_the_stored_reference_is_of_todays_tiny_recipe(recipe):
     stored = learning.read(command.ROOT / "baselines" / "learning-tiny.json")
     today = records.flat(recipe_lib.to_dict(recipe_lib.load("tiny")), "recipe")
     del today["recipe.seed"]
+    # Where figures are written to changes none of them.
+    today = {name: each for name, each in today.items() if not name.startswith("recipe.metrics.")}
     assert stored.recipe == today
     assert len(stored.runs) >= learning.FEWEST
 

@@ -93,7 +93,8 @@ def credentials(monkeypatch) -> None:
 def refused(capsys, tmp_path, *options: str) -> str:
     """Runs the real preset's command; gives its one line."""
     code, out, err = call(
-        *(capsys, "run", "--preset", "gemma3-1b", "--data", "arithmetic"),
+        # However little memory there is here.
+        *(capsys, "run", "--force", "--preset", "gemma3-1b", "--data", "arithmetic"),
         *("--checkpoint", f"kaggle:{HANDLE}", "--out", tmp_path / "out", *options),
     )
     assert code == 2

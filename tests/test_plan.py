@@ -650,7 +650,8 @@ def test_decoding_reads_all_weights_for_each_token():
     recipe = recipe_lib.load("gemma3-1b")
     one, four = (roofline.work(recipe, "decode", rows) for rows in (1, 4))
     weights = (999_885_952 + 50_266_112) * 4  # Gemma 3 1B, and LoRA pairs of rank 64
-    assert one.bytes == pytest.approx(512 * (weights + 2 * 26 * 1024 * 256 * 4), rel=1e-5)
+    # The first of the 512 is drawn by prefill.
+    assert one.bytes == pytest.approx(511 * (weights + 2 * 26 * 1024 * 256 * 4), rel=1e-5)
     assert four.flops == 4 * one.flops
     assert four.bytes < 1.2 * one.bytes
 

@@ -66,6 +66,20 @@ def test_gemma3_1b_has_the_references_ways_to_generate():
     }
 
 
+def test_the_preset_of_a_v6e_has_the_references_algorithm():
+    reference, fast = recipe_lib.load("gemma3-1b"), recipe_lib.load("gemma3-1b-v6e-1")
+    same = (
+        "name=gemma3-1b",
+        f"model.remat={reference.model.remat or 'none'}",
+        *(
+            f"batching.{size}={getattr(reference.batching, size)}"
+            for size in ("train_micro_batch", "rollout_micro_batch", "logps_micro_batch")
+        ),
+    )
+    assert fast != reference
+    assert recipe_lib.replace(fast, *same) == reference
+
+
 @pytest.mark.parametrize("preset", sorted(recipe_lib.PRESETS))
 def test_toml_gives_the_recipe_back(preset):
     recipe = recipe_lib.load(
@@ -146,7 +160,7 @@ def test_the_rules_hold_for_recipes_made_in_python_too():
 
 
 def test_an_unknown_preset_is_refused_with_the_list():
-    with pytest.raises(HarnessError, match="use one of gemma3-1b, tiny"):
+    with pytest.raises(HarnessError, match="use one of gemma3-1b, gemma3-1b-v6e-1, tiny"):
         recipe_lib.load("huge")
 
 

@@ -96,8 +96,15 @@ BAD = {
     "rollout.max_prompt_length=12": "rollout.max_prompt_length",
     "model.tokenizer=/no/such/file.model": "/no/such/file.model",
     'rollout.end_tokens=["<over>"]': "<over>",
-    "sharding.tp=16": "needs 16 devices",
 }
+
+
+def test_too_few_devices_leave_nothing_behind(recipe, tmp_path):
+    sizes = ("batching.batch=16", "batching.mini_batch=16", "batching.train_micro_batch=16")
+    asked = recipe_lib.replace(recipe, *sizes, "sharding.fsdp=16")
+    with pytest.raises(HarnessError, match="needs 16 devices"):
+        pipeline.run(asked, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("assignment", "said"), BAD.items())

@@ -76,7 +76,7 @@ class _Looks:
     per_look: int
 
 
-def _looks(case: Case, every: int, known: Collection[str]) -> _Looks:
+def _looks(case: Case, every: int, known: Collection[str], *, one_policy: bool) -> _Looks:
     """Evaluations that are due: before the first step, and after each `every` steps."""
     per_look = 1 if "eval-first-micro-batch" in known else _VALIDATION
     last = max(use.optimizer_step for use in case.uses) + 1
@@ -84,13 +84,14 @@ def _looks(case: Case, every: int, known: Collection[str]) -> _Looks:
         due = list(range(0, last + 1, every))
         return _Looks(due, due, per_look)
     # Upstream hands the validation data on with every micro-batch, once it has
-    # been sampled for a mini-batch; each time, and once more where a step is
-    # due, the trainer evaluates.
+    # been sampled for a mini-batch, or for the batch where it is generated as
+    # one; each time, and once more where a step is due, the trainer evaluates.
     steps, drawn = [], []
     count = case.mini_batch // case.micro_batch
-    for first in range(0, last, case.epochs):
+    span = case.epochs * (case.mini_batches if one_policy else 1)
+    for first in range(0, last, span):
         sampled = False
-        for step in range(first, first + case.epochs):
+        for step in range(first, first + span):
             for micro_batch in range(count):
                 if not sampled and step % every == 0:
                     sampled = True
@@ -106,6 +107,7 @@ def _observe_all(lab: Lab) -> Observed:
     found = [_rehearse(lab, case) for case in _CASES]
     return {
         "recipe": lab.recipe,
+        "one_policy": "mini-batch-off-policy" in lab.mends,
         "looks": [each.looks for each in found],
         "draws": [[draw for draw in each.draws if draw.evaluation] for each in found],
         "evaluated": {
@@ -119,7 +121,7 @@ def _observe_all(lab: Lab) -> Observed:
 
 def _compare_all(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     for case, looks, draws in zip(_CASES, observed["looks"], observed["draws"], strict=True):
-        want = _looks(case, _EVERY, known)
+        want = _looks(case, _EVERY, known, one_policy=observed["one_policy"])
         batches = [
             tuple(range(first, first + case.batch))
             for first in range(
@@ -171,7 +173,8 @@ def _compare_all(observed: Observed, known: Collection[str]) -> Iterator[Compari
         max_steps=account.max_steps,
         batches=account.batches,
     )
-    want = _looks(case, recipe.evaluation.every_n_steps, known)
+    every = recipe.evaluation.every_n_steps
+    want = _looks(case, every, known, one_policy=observed["one_policy"])
     for role in _ROLES:
         yield Comparison(
             f"rows of each validation batch that the real {role} was evaluated on",

@@ -407,7 +407,7 @@ def _alike(steps: list[rehearsal.Step]) -> list[rehearsal.Step]:
         cut = cuts.setdefault((each.role, min(each.problems) // _CASES[2].batch), [])
         if len(cut) < _CASES[2].mini_batches:
             cut.append(each.problems)
-        same = next(problems for problems in cut if each.problems[0] in problems)
+        same = next((problems for problems in cut if each.problems[0] in problems), cut[0])
         changed.append(dataclasses.replace(each, problems=same))
     return changed
 

@@ -15,7 +15,7 @@ from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 
 from harness import recipe as recipe_lib
-from harness.models import checkpoint, precision
+from harness.models import checkpoint, precision, remat
 
 _KINDS = {
     "local": gemma3.AttentionType.LOCAL_SLIDING,
@@ -37,7 +37,8 @@ def model_config(model: recipe_lib.Model) -> gemma3.ModelConfig:
         local_base_frequency=model.local_rope_base,
         global_base_frequency=model.global_rope_base,
         param_dtype=jnp.dtype(model.dtype),
-        remat_config=gemma3.RematConfig[(model.remat or "none").upper()],
+        # Applied by `remat`: with upstream's own, sampling fails.
+        remat_config=gemma3.RematConfig.NONE,
     )
 
 
@@ -58,6 +59,8 @@ def abstract_gemma(model: recipe_lib.Model) -> gemma3.Gemma3:
         layer.attn.attn_type = _KINDS[kind]
         local = kind == "local"
         layer.attn.rope_base_frequency = model.local_rope_base if local else model.global_rope_base
+    if model.remat is not None:
+        remat.apply(module, model.remat)
     return module
 
 

@@ -74,19 +74,30 @@ class Phase:
 class Planner:
     """Asks the compiler what a recipe needs on a slice."""
 
-    def __init__(self, recipe: recipe_lib.Recipe, mode: upstream.Mode, compiler: Compiler):
+    def __init__(
+        self,
+        recipe: recipe_lib.Recipe,
+        mode: upstream.Mode,
+        compiler: Compiler,
+        *,
+        any_mesh: bool = False,
+    ):
         """Prepares; nothing is compiled yet.
 
         Args:
           recipe: What is planned.
           mode: `mended`, or `stock` for Tunix exactly as installed.
           compiler: Compiles for the slice.
+          any_mesh: Whether the recipe's mesh may lie over other chips, because
+            it is going to be chosen.
 
         Raises:
           HarnessError: The recipe's mesh does not lie over the slice.
         """
-        chips.check_mesh(compiler.place, recipe.sharding)
-        self.recipe, self.mode, self.compiler = recipe, mode, compiler
+        if not any_mesh:
+            chips.check_mesh(compiler.place, recipe.sharding)
+        self.recipe, self.compiler = recipe, compiler
+        self.mode: upstream.Mode = mode
         self.place = compiler.place
         self.mends = upstream.mends(mode)
 
@@ -155,11 +166,7 @@ def make(
         "chip": planner.place.name,
         "chips": planner.place.count,
         "hbm_bytes": chip.hbm_bytes,
-        "upstream": {
-            "mode": planner.mode,
-            "version": upstream.installed_version(),
-            "mends": list(planner.mends),
-        },
+        "upstream": upstream_of(planner),
         "versions": store.versions(),
         "recipe": recipe_lib.to_dict(recipe),
         "resident": resident,
@@ -170,6 +177,15 @@ def make(
         "recommendation": recommend(planner, resident, sweep),
         "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},
         "fits": all(phase.fits for phase in found),
+    }
+
+
+def upstream_of(planner: Planner) -> dict[str, Any]:
+    """Return which Tunix is planned for, as plain JSON values."""
+    return {
+        "mode": planner.mode,
+        "version": upstream.installed_version(),
+        "mends": list(planner.mends),
     }
 
 
@@ -191,6 +207,12 @@ def phases(rows: Sequence[Row], resident: Sequence[Mapping[str, Any]], limit: in
         if candidates:
             found.append(max(candidates, key=lambda each: each.peak_bytes or math.inf))
     return found
+
+
+def given(program: str, resident: Sequence[Mapping[str, Any]]) -> int:
+    """Return the bytes of what lives on a chip and is given to a program."""
+    names = upstream_programs.arguments_of(program)  # type: ignore[arg-type]
+    return sum(each["bytes"] for each in resident if each["name"] in names)
 
 
 def beside(program: str, resident: Sequence[Mapping[str, Any]]) -> int:
@@ -253,7 +275,8 @@ def program_to_dict(row: Row, planner: Planner) -> dict[str, Any]:
     figures, place = row.figures, planner.place
     refused = figures.refused
     least = roofline.work(planner.recipe, row.name, row.rows)
-    bound = roofline.bound(least, place.chip, planner.recipe.model.dtype, place.count)
+    dtype = roofline.dtype_of(planner.recipe, row.name)
+    bound = roofline.bound(least, place.chip, dtype, place.count)
 
     def said(value: float) -> float | None:
         return None if refused else value
@@ -325,7 +348,7 @@ def _step_bounds(
         for member in here:
             rows = shapes.rows(recipe, member, mends)
             work = roofline.work(recipe, member, rows)
-            bound = roofline.bound(work, chip, recipe.model.dtype, count)
+            bound = roofline.bound(work, chip, roofline.dtype_of(recipe, member), count)
             times[member] = (bound.seconds * roofline.calls(recipe, member, rows), bound.limit)
         seconds = sum(each for each, _ in times.values())
         longest = max(times, key=lambda member: times[member][0])
@@ -487,7 +510,10 @@ def _seconds(planner: Planner, members: Sequence[str], rows: int) -> float:
     recipe, place = planner.recipe, planner.place
     return sum(
         roofline.bound(
-            roofline.work(recipe, member, rows), place.chip, recipe.model.dtype, place.count
+            roofline.work(recipe, member, rows),
+            place.chip,
+            roofline.dtype_of(recipe, member),
+            place.count,
         ).seconds
         * roofline.calls(recipe, member, rows)
         for member in members
@@ -566,19 +592,18 @@ def _what_else(planner: Planner, better: recipe_lib.Recipe, sweep: bool) -> list
     half = better.rollout.max_prompt_length // 2
     words = {"half": half, "cache": better.rollout.cache_size - better.rollout.max_prompt_length}
     words["cache"] += half
-    before = _total(better, place, planner.mends)
+    before = step_seconds(better, place, planner.mends)
     found = []
     for name, templates, changes in _ELSE:
         assignments = [template.format(**words) for template in templates]
         if all(_holds(better, assignment) for assignment in assignments):
             continue
         other = recipe_lib.replace(better, *assignments)
-        again = 4 / 3 if other.model.remat and not better.model.remat else 1.0
         entry: dict[str, Any] = {
             "change": name,
             "assignments": assignments,
             "changes": changes,
-            "seconds_per_global_step": _total(other, place, planner.mends, again),
+            "seconds_per_global_step": step_seconds(other, place, planner.mends),
             "from_seconds_per_global_step": before,
             "critic_step_bytes": None,
             "from_critic_step_bytes": None,
@@ -593,8 +618,9 @@ def _what_else(planner: Planner, better: recipe_lib.Recipe, sweep: bool) -> list
     if "<end_of_turn>" not in better.rollout.end_tokens:
         rows = shapes.rows(better, "decode", planner.mends)
         work = roofline.work(better, "decode", rows)
-        bound = roofline.bound(work, place.chip, better.model.dtype, place.count)
-        per_token = bound.seconds / better.rollout.max_new_tokens
+        dtype = roofline.dtype_of(better, "decode")
+        bound = roofline.bound(work, place.chip, dtype, place.count)
+        per_token = bound.seconds / max(1, better.rollout.max_new_tokens - 1)
         found.append(
             {
                 "change": "stopping where the model ends its turn",
@@ -614,17 +640,9 @@ def _holds(recipe: recipe_lib.Recipe, assignment: str) -> bool:
     return recipe_lib.replace(recipe, assignment) == recipe
 
 
-def _total(
-    recipe: recipe_lib.Recipe,
-    place: chips.Slice,
-    mends: Sequence[str],
-    forward_twice: float = 1.0,
-) -> float:
-    """Seconds of a global step; gradients that compute the forward pass again take longer."""
-    return sum(
-        each["seconds"] * (forward_twice if each["name"].endswith("step") else 1.0)
-        for each in _step_bounds(recipe, place.chip, place.count, mends)
-    )
+def step_seconds(recipe: recipe_lib.Recipe, place: chips.Slice, mends: Sequence[str]) -> float:
+    """Return the lower bound of a global step, in seconds."""
+    return sum(each["seconds"] for each in _step_bounds(recipe, place.chip, place.count, mends))
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

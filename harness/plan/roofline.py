@@ -11,8 +11,10 @@ decoding; for programs without loops the tests hold these formulas to XLA's.
 """
 
 import dataclasses
+import functools
 import math
 import re
+from collections.abc import Collection
 
 from harness import accounting
 from harness import recipe as recipe_lib
@@ -63,9 +65,21 @@ def layer_weights(model: recipe_lib.Model) -> int:
     return attention + 3 * model.embed_dim * model.hidden_dim
 
 
-def lora_weights(recipe: recipe_lib.Recipe) -> int:
-    """Weights of the actor's LoRA pairs: rank times inputs plus outputs of each module."""
-    model = recipe.model
+def lora_weights(recipe: recipe_lib.Recipe, *, of: Collection[str] = ()) -> int:
+    """Weights of LoRA pairs: rank times inputs plus outputs of each module.
+
+    Args:
+      recipe: Shapes, and which modules have pairs.
+      of: Names of modules to which the count is restricted; all if empty.
+
+    Returns:
+      Weights.
+    """
+    return _pairs(recipe.model, recipe.lora, frozenset(of))
+
+
+@functools.lru_cache(maxsize=64)
+def _pairs(model: recipe_lib.Model, lora: recipe_lib.Lora, of: frozenset[str]) -> int:
     heads = model.num_heads * model.head_dim
     modules = {
         "attn/q_einsum": model.embed_dim + heads,
@@ -75,12 +89,12 @@ def lora_weights(recipe: recipe_lib.Recipe) -> int:
         "mlp/up_proj": model.embed_dim + model.hidden_dim,
         "mlp/down_proj": model.hidden_dim + model.embed_dim,
     }
-    chosen = re.compile(recipe.lora.modules)
-    return recipe.lora.rank * sum(
+    chosen = re.compile(lora.modules)
+    return lora.rank * sum(
         width
         for layer in range(model.num_layers)
         for name, width in modules.items()
-        if chosen.fullmatch(f"layers/{layer}/{name}")
+        if chosen.fullmatch(f"layers/{layer}/{name}") and (not of or name.split("/")[-1] in of)
     )
 
 
@@ -93,6 +107,40 @@ def attention_flops(model: recipe_lib.Model, queries: int, keys: int) -> int:
     return 4 * model.num_layers * queries * keys * model.num_heads * model.head_dim
 
 
+def recomputed_flops(recipe: recipe_lib.Recipe, *, lora: bool) -> int:
+    """Operations that a gradient repeats because of `model.remat`, for one sequence.
+
+    A product whose result no gradient needs is not repeated: within a block
+    that is the last one, of attention and of the feed-forward layer. `light`
+    repeats `up_proj` and the attention scores.
+
+    Args:
+      recipe: Shapes, lengths and `model.remat`.
+      lora: Whether LoRA pairs are part of the products.
+
+    Returns:
+      Operations; 0 without rematerialisation.
+    """
+    model, rollout = recipe.model, recipe.rollout
+    if model.remat is None:
+        return 0
+    length = rollout.max_prompt_length + rollout.max_new_tokens
+    attention = attention_flops(model, length, length)
+    weights = layer_weights(model) * model.num_layers
+    pairs = lora_weights(recipe) if lora else 0
+    if model.remat == "light":
+        # Of attention the scores alone: what the probabilities weigh is kept.
+        attention //= 2
+        weights = model.embed_dim * model.hidden_dim * model.num_layers
+        pairs = lora_weights(recipe, of=("up_proj",)) if lora else 0
+    elif model.remat == "block":
+        last = model.num_heads * model.head_dim * model.embed_dim
+        last += model.hidden_dim * model.embed_dim
+        weights -= last * model.num_layers
+        pairs -= lora_weights(recipe, of=("attn_vec_einsum", "down_proj")) if lora else 0
+    return 2 * length * (weights + pairs) + attention
+
+
 def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
     """Counts what one call of a program has to do.
 
@@ -103,7 +151,8 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
     Args:
       recipe: Shapes and lengths.
       program: One of the six, or `reference_logps`. For `decode` a call is all
-        `max_new_tokens` steps.
+        steps until every row has `max_new_tokens`, of which `prefill` draws
+        the first.
       rows: Sequences in the call.
 
     Returns:
@@ -112,7 +161,7 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
     model, rollout = recipe.model, recipe.rollout
     prompt, new = rollout.max_prompt_length, rollout.max_new_tokens
     length = prompt + new
-    itemsize = BYTES[model.dtype]
+    itemsize = BYTES[dtype_of(recipe, program)]
     layers, lora = model.num_layers * layer_weights(model), lora_weights(recipe)
     head = model.vocab_size * model.embed_dim
     norms = model.embed_dim * (4 * model.num_layers + 1) + 2 * model.head_dim * model.num_layers
@@ -129,7 +178,7 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
         return Work(rows * one, policy + rows * cache_row + rows * prompt * 4)
     if program == "decode":
         one = per_token + attention_flops(model, 1, rollout.cache_size) + 2 * head
-        return Work(new * rows * one, new * (policy + rows * cache_row))
+        return Work((new - 1) * rows * one, (new - 1) * (policy + rows * cache_row))
     if program in ("logps", "reference_logps"):
         reference = program == "reference_logps"
         token = 2 * layers if reference else per_token
@@ -144,14 +193,22 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
     if program == "actor_step":
         # The base is frozen: its gradient by the input is needed, by the weights not.
         token = 4 * layers + 6 * lora
-        flops = rows * (length * token + 3 * full + new * 4 * head)
+        again = recomputed_flops(recipe, lora=True)
+        flops = rows * (length * token + 3 * full + new * 4 * head + again)
         # LoRA, two moments and the accumulator are read and written.
         return Work(flops, policy + 7 * lora * itemsize + ids + 5 * out)
     if program == "critic_step":
         weights = layers + head + norms + model.embed_dim
-        flops = rows * (length * 6 * (layers + model.embed_dim) + 3 * full)
+        again = recomputed_flops(recipe, lora=False)
+        flops = rows * (length * 6 * (layers + model.embed_dim) + 3 * full + again)
         return Work(flops, 8 * weights * itemsize + ids + 5 * out)
     raise ValueError(f"no formula for {program}")
+
+
+def dtype_of(recipe: recipe_lib.Recipe, program: str) -> str:
+    """Return the dtype that a program reads weights in and multiplies."""
+    del program
+    return recipe.model.dtype
 
 
 def bound(found: Work, chip: chips.Chip, dtype: str, count: int = 1) -> Bound:
@@ -160,7 +217,7 @@ def bound(found: Work, chip: chips.Chip, dtype: str, count: int = 1) -> Bound:
     Args:
       found: What it has to do over all chips.
       chip: Each chip.
-      dtype: The recipe's `model.dtype`.
+      dtype: As `dtype_of` gives it.
       count: Chips, among which the work is taken to be split evenly and for free.
 
     Returns:

@@ -160,7 +160,7 @@ DEFECTS: tuple[Defect, ...] = (
             "row, into mini-batches and micro-batches."
         ),
         probe=probes.mini_batches_are_sampled_apart,
-        shown_by=("one-policy-per-batch", "schedule", "resume-data"),
+        shown_by=("one-policy-per-batch", "schedule", "passes-are-shuffled", "resume-data"),
     ),
     Defect(
         id="resume-skips-data",

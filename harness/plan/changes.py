@@ -1,0 +1,112 @@
+"""What a recommendation may change of a recipe, and what each change does to the algorithm.
+
+Sizes of micro-batches, rematerialisation and the mesh are always searched: they
+change results by rounding alone, as long as Tunix's dependence of the loss and
+of the whitening on them is fixed. Everything else is changed only where it is
+allowed by name (`plan --recommend F.toml --allow NAME`).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Sequence
+
+from harness import errors
+from harness import recipe as recipe_lib
+
+EVERYTHING = "all"
+STOP_TOKENS = "stop-tokens"
+END_OF_TURN = "<end_of_turn>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A change that has to be allowed.
+
+    Attributes:
+      name: As on the command line.
+      title: For a table.
+      assignments: What is set in the recipe.
+      effect: What it does to the algorithm.
+      group: Of changes of one group one is made at most.
+    """
+
+    name: str
+    title: str
+    assignments: tuple[str, ...]
+    effect: str
+    group: str
+
+
+# In the order of how little each changes.
+CHANGES = (
+    Change(
+        "bfloat16",
+        "bfloat16 for everything",
+        ("model.dtype=bfloat16",),
+        "weights, moments and sums are bfloat16: updates that are small beside a weight are lost "
+        "to rounding",
+        "numbers",
+    ),
+)
+NAMES = (STOP_TOKENS, *(each.name for each in CHANGES))
+
+
+def check(names: Collection[str]) -> None:
+    """Refuse names that cannot be allowed.
+
+    Args:
+      names: As on the command line.
+
+    Raises:
+      HarnessError: One is unknown; the message lists all.
+    """
+    for name in names:
+        if name not in (*NAMES, EVERYTHING):
+            raise errors.HarnessError(
+                f"--allow {name} is not known: use one of {', '.join((*NAMES, EVERYTHING))}"
+            )
+
+
+def allowed(name: str, names: Collection[str]) -> bool:
+    """Return whether a change is allowed."""
+    return name in names or EVERYTHING in names
+
+
+def combinations(recipe: recipe_lib.Recipe) -> list[tuple[Change, ...]]:
+    """Return every combination of changes, the one that changes least first.
+
+    Args:
+      recipe: What is changed; a change that it holds already is left out.
+
+    Returns:
+      The empty combination, then each that takes at most one of a group.
+    """
+    real = [each for each in CHANGES if recipe_lib.replace(recipe, *each.assignments) != recipe]
+    found = [
+        chosen
+        for count in range(len(real) + 1)
+        for chosen in itertools.combinations(real, count)
+        if len({each.group for each in chosen}) == len(chosen)
+    ]
+    return sorted(found, key=lambda chosen: [CHANGES.index(each) for each in reversed(chosen)])
+
+
+def apply(recipe: recipe_lib.Recipe, chosen: Sequence[Change]) -> recipe_lib.Recipe:
+    """Return the recipe with changes made."""
+    assignments = [text for each in chosen for text in each.assignments]
+    return recipe_lib.replace(recipe, *assignments) if assignments else recipe
+
+
+def stops_at_end_of_turn(recipe: recipe_lib.Recipe) -> bool:
+    """Return whether a completion ends where an instruction-tuned Gemma ends its turn."""
+    return END_OF_TURN in recipe.rollout.end_tokens
+
+
+def with_stop_tokens(recipe: recipe_lib.Recipe) -> recipe_lib.Recipe:
+    """Return the recipe with completions that end with the model's turn, too."""
+    if stops_at_end_of_turn(recipe):
+        return recipe
+    pieces = [*recipe.rollout.end_tokens, END_OF_TURN]
+    tree = recipe_lib.to_dict(recipe)
+    tree["rollout"]["end_tokens"] = pieces
+    return recipe_lib.from_dict(tree)

@@ -1,0 +1,399 @@
+"""The recommendation, with a compiler made of arithmetic, and what it writes."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import re
+import tomllib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from harness import cli, errors, models, upstream
+from harness import recipe as recipe_lib
+from harness.plan import (
+    advice,
+    changes,
+    chips,
+    compiler,
+    estimate,
+    planning,
+    recommend,
+    recommendations,
+    roofline,
+    shapes,
+    store,
+)
+from harness.upstream import programs
+
+from .conftest import small_recipe
+
+# Bytes of a made-up model; what is not named takes none.
+LIVES = {
+    "actor base": 4 * 10**9,
+    "actor LoRA": 2 * 10**8,
+    "critic": 4 * 10**9,
+    "critic first moment": 4 * 10**9,
+}
+ACCUMULATOR = "critic gradient accumulator"
+REMATS = (None, "light", "block", "decoder")
+GIB = 2**30
+NAMES = sorted({each for name in shapes.PROGRAMS for each in programs.arguments_of(name)})  # type: ignore[arg-type]
+
+
+class Chip:
+    """Answers as a compiler that takes what arithmetic says, but for a few percent."""
+
+    workers = 1
+    host_bytes = 0
+    not_passed_on = ()
+
+    def __init__(self, gib: int, share: float = 0.95, chip: str = "v6e-1"):
+        self.share = share
+        found = chips.find(chip)
+        self.place = dataclasses.replace(
+            found, chip=dataclasses.replace(found.chip, hbm_bytes=gib * GIB)
+        )
+
+    def ask(self, job: store.Job) -> tuple[dict[str, Any], bool]:
+        assert job.program == "resident"
+        half = 2 if job.recipe.model.dtype == "bfloat16" else 1
+        accumulates = job.recipe.batching.train_micro_batch < job.recipe.batching.mini_batch
+        lives = {**LIVES, ACCUMULATOR: LIVES["critic"] if accumulates else 0}
+        resident = [
+            {"name": name, "arrays": 1, "bytes": lives.get(name, 0) // half, "pinned": False}
+            for name in NAMES
+        ]
+        cache = {"name": "key-value cache", "arrays": 0, "bytes": 10**8 * job.rows, "pinned": False}
+        return {"resident": [*resident, {**cache, "phase": "rollout"}]}, False
+
+    def figures(self, job: store.Job) -> tuple[store.Figures, bool]:
+        resident = self.ask(dataclasses.replace(job, program="resident"))[0]["resident"]
+        given = planning.given(job.program, resident)
+        step = estimate.step_bytes(job.recipe, job.program, resident, given)
+        own = 10**8 * job.rows if step is None else int((step - given) * self.share)
+        if given + own > self.place.chip.hbm_bytes:
+            refusal = store.Refusal(given + own, self.place.chip.hbm_bytes, "too large")
+            return store.Figures(refused=refusal), False
+        return store.Figures(argument_bytes=given, temp_bytes=own), False
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def planner(chip: Any, *assignments: str) -> planning.Planner:
+    recipe = recipe_lib.load("gemma3-1b", assignments=assignments)
+    return planning.Planner(recipe, "mended", chip, any_mesh=True)
+
+
+def brute(of: planning.Planner, chip: Any, free: float) -> float | None:
+    """The least bound of all settings that fit, each looked at by itself."""
+    batching, best = of.recipe.batching, None
+    sizes = [1, 2, 4, 8, 16]
+    group = shapes.group(of.recipe, of.mends)
+    for micro, remat, rollout, logps in itertools.product(sizes, REMATS, sizes, sizes):
+        if batching.mini_batch % micro or max(rollout, logps) > group:
+            continue
+        recipe = recipe_lib.replace(
+            of.recipe,
+            f"batching.train_micro_batch={micro}",
+            f"batching.rollout_micro_batch={rollout}",
+            f"batching.logps_micro_batch={logps}",
+            f"model.remat={remat or 'none'}",
+        )
+        job = store.Job(recipe, of.mends, of.place.name, "resident", rollout)
+        resident = chip.ask(job)[0]["resident"]
+        for name in shapes.of(recipe):
+            rows = shapes.rows(recipe, name, of.mends)
+            size = chip.figures(dataclasses.replace(job, program=name, rows=rows))[0]
+            peak = (size.peak_bytes or 0) + planning.beside(name, resident)
+            if size.refused or peak > int(of.place.chip.hbm_bytes * (1 - free)):
+                break
+        else:
+            seconds = planning.step_seconds(recipe, of.place, of.mends)
+            best = seconds if best is None else min(best, seconds)
+    return best
+
+
+@pytest.mark.parametrize("share", [0.9, 1.05])
+@pytest.mark.parametrize("gib", [18, 20, 22, 26, 40])
+def test_what_is_recommended_is_the_best_that_fits(gib, share):
+    chip: Any = Chip(gib, share)
+    of = planner(chip)
+    plan = recommend.make(of)
+    found = plan["recommendation"]
+    best = brute(of, chip, recommend.COMFORT) or brute(of, chip, planning.MARGIN)
+    if best is None:
+        assert found["recommended"] is None
+        assert not plan["fits"]
+        return
+    row = found["rows"][found["recommended"]]
+    assert row["seconds_per_global_step"] == pytest.approx(best, abs=1e-4)
+    assert plan["fits"]
+    # What is planned is what is recommended, and leaves the margin free.
+    assert plan["recipe"] == found["recipe"]
+    peaks = [phase["peak_bytes"] for phase in plan["phases"]]
+    assert max(peaks) <= gib * GIB * (1 - planning.MARGIN)
+    assert gib * GIB - max(peaks) == row["least_headroom_bytes"]
+    assert [each["peak_bytes"] for each in row["phases"]] == peaks
+
+
+def test_without_leave_only_sizes_remat_and_mesh_change():
+    found = recommend.make(planner(Chip(24)))["recommendation"]
+    fields = {text.split("=")[0] for text in found["assignments"]}
+    assert fields <= {
+        *(f"batching.{name}_micro_batch" for name in ("train", "rollout", "logps")),
+        "model.remat",
+    }
+    assert found["changes_the_algorithm"] == []
+    assert {each.name for each in changes.CHANGES} <= {
+        name for row in found["rows"] if not row["searched"] for name in row["allow"]
+    }
+
+
+def test_what_is_allowed_is_searched_and_explained():
+    plan = recommend.make(planner(Chip(24)), allow=["bfloat16"])
+    found = plan["recommendation"]
+    row = found["rows"][found["recommended"]]
+    assert row["allow"] == ["bfloat16"]
+    assert found["recipe"]["model"]["dtype"] == "bfloat16"
+    text = advice.to_toml(plan)
+    effect = next(each.effect for each in changes.CHANGES if each.name == "bfloat16")
+    assert f"#   model.dtype=bfloat16: {effect}" in text
+
+
+def test_nothing_fits_is_said_with_the_nearest_and_the_bytes_that_lack():
+    plan = recommend.make(planner(Chip(11)))
+    assert plan["recommendation"]["recommended"] is None
+    line = advice.shortage(plan)
+    lives = sum(LIVES.values())
+    # At best no accumulator lives there; 5% is left free.
+    assert f"{lives - int(11 * GIB * 0.95):,} bytes more" in line
+    assert "--allow bfloat16" in line
+    assert "\n" not in line
+
+
+def test_the_file_gives_the_recipe_back_and_says_what_it_changes(tmp_path):
+    plan = recommend.make(planner(Chip(24)))
+    found = plan["recommendation"]
+    text = advice.to_toml(plan)
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    # Over any preset, since the file holds the whole recipe.
+    assert recipe_lib.to_dict(recipe_lib.load("tiny", toml=file)) == found["recipe"]
+    head = text[: text.index("\n\n")]
+    assert all(line.startswith("#") for line in head.splitlines())
+    for assignment in found["assignments"]:
+        assert f"#   {assignment}: nothing, but for rounding" in head
+    before, after = found["seconds_per_global_step"].values()
+    assert f"at least {before:.3f} s -> {after:.3f} s" in head
+    assert "lower bound" in head
+
+
+def test_a_comment_sign_taken_off_stops_completions_at_the_end_of_the_turn():
+    plan = recommend.make(planner(Chip(24)))
+    text = advice.to_toml(plan)
+    assert tomllib.loads(text)["rollout"]["end_tokens"] == ["<eos>"]
+    comment = '    # "<end_of_turn>",'
+    assert text.count(comment) == 1
+    changed = tomllib.loads(text.replace(comment, comment.replace("# ", "")))
+    assert changed["rollout"]["end_tokens"] == ["<eos>", "<end_of_turn>"]
+
+
+def test_stop_tokens_are_switched_on_where_they_are_allowed():
+    plan = recommend.make(planner(Chip(24)), allow=["stop-tokens"])
+    found = plan["recommendation"]
+    assert found["recipe"]["rollout"]["end_tokens"] == ["<eos>", "<end_of_turn>"]
+    assert found["stop_tokens"]["stops"]
+    assert '# "<end_of_turn>"' not in advice.to_toml(plan)
+    assert any("turn" in each for each in found["changes_the_algorithm"])
+
+
+def test_a_recommendation_is_json_and_is_printed():
+    from rich.console import Console
+
+    for gib in (24, 13):
+        plan = json.loads(json.dumps(recommend.make(planner(Chip(gib)))))
+        console = Console(record=True, width=200)
+        console.print(advice.render(plan))
+        shown = console.export_text()
+        for row in plan["recommendation"]["rows"]:
+            assert row["title"] in shown
+
+
+def test_the_page_has_a_section_for_each_plan(tmp_path):
+    sources = []
+    for gib in (24, 13):
+        source = tmp_path / f"{gib}.json"
+        source.write_text(json.dumps(recommend.make(planner(Chip(gib)))))
+        sources.append(str(source))
+    page = tmp_path / "page.md"
+    recommendations.main([str(page), *sources])
+    text = page.read_text()
+    assert text.count("## v6e-1") == 2
+    assert "no setting that leaves the algorithm as it is fits" in text
+    assert "recommended, same algorithm" in text
+    with pytest.raises(errors.HarnessError, match=r"no\.json is no plan"):
+        recommendations.main([str(page), str(tmp_path / "no.json")])
+
+
+def test_on_several_chips_the_mesh_is_chosen_among_those_that_divide():
+    chip: Any = Chip(24, chip="v5e-8")
+    plan = recommend.make(planner(chip))
+    mesh = plan["recommendation"]["recipe"]["sharding"]
+    assert mesh["fsdp"] * mesh["tp"] == 8
+    assert (mesh["fsdp"], mesh["tp"]) in recommend.meshes(planner(chip).recipe, chip.place)
+
+
+def test_meshes_over_which_an_array_does_not_divide_are_left_out():
+    place = chips.find("v5e-8")
+    recipe = small_recipe("model.num_heads=2", "model.num_kv_heads=2")
+    # 8 x tp: the two heads do not divide over 4 or 8 chips.
+    assert recommend.meshes(recipe, place) == [(8, 1), (4, 2)]
+
+
+# ---------------------------------------------------------------- what rematerialisation does
+
+
+@pytest.mark.parametrize(
+    ("remat", "lora"), [("light", True), ("light", False), ("block", True), ("decoder", False)]
+)
+def test_rematerialisation_changes_no_gradient(remat, lora):
+    recipe = small_recipe()
+    changed = small_recipe(f"model.remat={remat}")
+    mesh = models.make_mesh(recipe.sharding)
+
+    def slopes(of: recipe_lib.Recipe) -> dict[str, jax.Array]:
+        policy = models.random_gemma(of.model, mesh, 0)
+        kind = nnx.LoRAParam if lora else nnx.Param
+        model: Any = models.apply_lora(policy, of.lora, mesh, 1) if lora else policy
+        tokens = jnp.arange(12).reshape(2, 6)
+        positions = jnp.broadcast_to(jnp.arange(6), (2, 6))
+        mask = jnp.broadcast_to(jnp.tril(jnp.ones((6, 6), bool)), (2, 6, 6))
+
+        @nnx.jit
+        def gradient(model: Any) -> Any:
+            def loss(inner: Any) -> jax.Array:
+                return jnp.square(inner(tokens, positions, None, mask)[0]).mean()
+
+            return nnx.grad(loss, argnums=nnx.DiffState(0, kind))(model)
+
+        return {
+            jax.tree_util.keystr(path): leaf
+            for path, leaf in jax.tree_util.tree_flatten_with_path(gradient(model))[0]
+        }
+
+    plain, found = slopes(recipe), slopes(changed)
+    assert plain.keys() == found.keys()
+    assert plain
+    for path, leaf in plain.items():
+        assert jnp.allclose(found[path], leaf, rtol=1e-4, atol=1e-6), path
+
+
+@pytest.mark.parametrize("remat", ["light", "block", "decoder"])
+@pytest.mark.parametrize("program", ["actor_step", "critic_step"])
+def test_operations_that_are_repeated_are_those_of_the_lowered_program(remat, program):
+    """Before the compiler, which may find on a CPU that a product is there already."""
+    changed = small_recipe(f"model.remat={remat}")
+    repeated = 4 * roofline.recomputed_flops(changed, lora=program == "actor_step")
+    found = products(remat, program) - products("none", program)
+    # Of a LoRA pair behind a product that is not repeated, the first half is.
+    slack = 1.25 if program == "actor_step" and remat != "decoder" else 1.0
+    assert repeated <= found <= slack * repeated
+
+
+@functools.cache
+def abstract(remat: str) -> Any:
+    recipe = small_recipe(f"model.remat={remat}")
+    mesh = models.make_mesh(recipe.sharding)
+    return programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
+
+
+@functools.cache
+def products(remat: str, program: Any) -> int:
+    """Count the operations of the matrix products of a lowered program of four sequences."""
+    text = programs.lower(abstract(remat), program, 4).as_text()
+    total = 0
+    for line in text.splitlines():
+        if "stablehlo.dot_general" not in line:
+            continue
+        left, _, result = re.findall(r"tensor<([\dx]+)xf32>", line)
+        contracting = re.search(r"contracting_dims = \[([\d, ]*)\]", line)
+        assert contracting
+        shape = [int(size) for size in left.split("x")]
+        size = math.prod(int(each) for each in result.split("x"))
+        total += 2 * size * math.prod(shape[int(axis)] for axis in contracting[1].split(", "))
+    return total
+
+
+@pytest.mark.parametrize("remat", ["light", "block", "decoder"])
+def test_sampling_is_the_same_program_with_any_rematerialisation(remat):
+    plain = programs.lower(abstract("none"), "decode", 4).as_text()
+    assert programs.lower(abstract(remat), "decode", 4).as_text() == plain
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str]:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "--preset", "gemma3-1b", *arguments])
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--allow", "bfloat16"), ("--recommend",)),
+        (("--certain",), ("--recommend",)),
+        (("--recommend", "{folder}/a.toml", "--sweep"), ("--sweep",)),
+        (("--recommend", "{folder}/a.toml", "--program", "logps"), ("--program",)),
+        (("--recommend", "{folder}/no/a.toml"), ("no/a.toml", "folder")),
+        (("--recommend", "{folder}"), ("name a file",)),
+        (("--recommend", "{folder}/a.toml", "--allow", "int4"), ("int4", *changes.NAMES)),
+    ],
+)
+def test_what_cannot_be_recommended_is_refused_in_one_line(
+    monkeypatch, capsys, tmp_path, arguments, words
+):
+    code, said = run(monkeypatch, capsys, *(each.format(folder=tmp_path) for each in arguments))
+    assert code == 2
+    assert said.count("\n") == 1
+    assert all(word in said for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("gib", "code"), [(24, 0), (13, 1)])
+def test_the_command_writes_a_recipe_or_says_that_nothing_fits(
+    monkeypatch, capsys, tmp_path, gib, code
+):
+    made: Any = Chip(gib)
+
+    class Compiling:
+        def __init__(self, *args: Any, **kwargs: Any):
+            pass
+
+        def __enter__(self) -> Any:
+            return made
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    monkeypatch.setattr(compiler, "Compiler", Compiling)
+    file, record = tmp_path / "fast.toml", tmp_path / "plan.json"
+    found, _ = run(monkeypatch, capsys, "--recommend", str(file), "--json", str(record))
+    assert found == code
+    plan = json.loads(record.read_text())
+    assert plan["fits"] == (code == 0)
+    assert file.exists() == (code == 0)
+    for key in ("chip", "hbm_bytes", "resident", "programs", "phases", "recommendation"):
+        assert key in plan
+    if code == 0:
+        recipe = recipe_lib.load("tiny", toml=file)
+        assert recipe_lib.to_dict(recipe) == plan["recommendation"]["recipe"]
