@@ -90,9 +90,10 @@ class MendedSampler(sampler_lib.Sampler):
         if self._copy is None:
             yield
             return
-        policy = self._transformer_graphdef, self._flattened_transformer_state
+        policy: Any = self._transformer_graphdef, self._flattened_transformer_state
         self._transformer_graphdef = self._copy.graph
-        self._flattened_transformer_state = self._copy.state(policy[1])
+        copy: Any = self._copy.state(policy[1])
+        self._flattened_transformer_state = copy
         try:
             yield
         finally:
@@ -105,7 +106,7 @@ class MendedSampler(sampler_lib.Sampler):
         """
         if self._copy is None:
             return []
-        policy = self._flattened_transformer_state
+        policy: Any = self._flattened_transformer_state
         owned = {id(each.get_raw_value()) for each in policy}
         copy = [each.get_raw_value() for each in self._copy.state(policy)]
         return [each for each in copy if id(each) not in owned]
