@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from harness import recipe as recipe_lib
+from harness import rounding
 
 GSM8K_PROBLEMS = {"train": 7473, "test": 1319}
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -233,7 +234,7 @@ def account(
         * rollout.cache_size
         * model.num_kv_heads
         * model.head_dim
-        * _BYTES[model.dtype],
+        * _BYTES[rollout.dtype or model.dtype],
         surprises=_surprises(recipe, overshoots),
     )
 
@@ -373,4 +374,62 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
             "reference recipe's rule.",
         ),
     ]
+    found += _rounding(recipe)
     return tuple(Surprise(name, text) for holds, name, text in found if holds)
+
+
+# Below it, what is lost is not worth a line.
+_LEAST_SHARE = 0.01
+
+
+def _rounding(recipe: recipe_lib.Recipe) -> list[tuple[bool, str, str]]:
+    """Return what dtypes make of what is trained: whether, id and text."""
+    precision, config, rollout = recipe.precision, recipe.optimizers, recipe.rollout
+    trained, moments = precision.trained_dtype, precision.moments_dtype
+    # Kernels are drawn with variance 1 / inputs, LoRA's first factors with twice that.
+    kernels, factors = recipe.model.embed_dim**-0.5, (2 / recipe.model.embed_dim) ** 0.5
+    roles = [
+        ("actor", config.actor_learning_rate, "LoRA's first factors", factors),
+        ("critic", config.critic_learning_rate, "its weights", kernels)
+        if recipe.critic.lora is None
+        else ("critic", config.critic_learning_rate, "LoRA's first factors", factors),
+    ]
+    found = []
+    for role, rate, what, deviation in roles:
+        share = rounding.share_lost(rate, deviation, trained)
+        text = (
+            f"A step of AdamW is about the learning rate, at most {rate:g} for the {role}; about "
+            f"{100 * share:.0f}% of {what} are so large that {trained} rounds it away, and do not "
+            f"move (taken as normal with a standard deviation of {deviation:.2g}). "
+        )
+        remedy = "precision.trained=float32 holds such steps."
+        if trained == "float32":
+            remedy = f"Raise optimizers.{role}_learning_rate."
+        found.append((share >= _LEAST_SHARE, f"{role}-updates-lost", text + remedy))
+    slow = [name for name in ("b1", "b2") if not rounding.decays(getattr(config, name), moments)]
+    accumulated = recipe.batching.mini_batch // recipe.batching.train_micro_batch
+    sums = precision.accumulators_dtype
+    return [
+        *found,
+        (
+            bool(slow),
+            "moments-do-not-decay",
+            f"AdamW's moments are stored in {moments}, which rounds away what a step takes off "
+            f"them at {' and '.join(f'{name} = {getattr(config, name):g}' for name in slow)}: one "
+            "large gradient shortens all later steps. precision.moments=float32 lets it fade.",
+        ),
+        (
+            sums == "bfloat16" and accumulated > 1,
+            "sums-rounded",
+            f"The sum of {accumulated} micro-batches' gradients is rounded to {sums}, 8 "
+            "significant bits, after each. precision.accumulators=float32 holds it.",
+        ),
+        (
+            rollout.dtype not in (None, recipe.model.dtype),
+            "sampled-in-another-dtype",
+            f"Completions are drawn from a {rollout.dtype} copy of the policy, and their log-probs "
+            f"are those of the policy in {recipe.model.dtype}: the ratio's denominator is not "
+            "quite the probability with which a token was drawn. rollout.dtype=none draws from "
+            "the policy itself.",
+        ),
+    ]

@@ -128,7 +128,7 @@ class _Copy:
 
     def __init__(self, policy: nnx.Module, dtype: recipe_lib.Dtype):
         self._dtype = dtype
-        self.graph = nnx.graphdef(models.stored_in(models.shapes_of(policy), dtype))
+        self.graph: Any = nnx.graphdef(models.stored_in(models.shapes_of(policy), dtype))
         # By place in the policy's state: the array that was cast, and what it was cast to. An
         # array that training has replaced is not held on to.
         self._cast: dict[int, tuple[Callable[[], Any], Any]] = {}
