@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from harness import (
@@ -134,6 +135,13 @@ def train(
             learner.train(dataset.train, dataset.validation)
         else:
             cluster.close()
+    except jax.errors.JaxRuntimeError as error:
+        # Raised where a result is first read: the step that made it may have donated the weights.
+        reason = " ".join(str(error).split())[:300]
+        raise errors.RunStopped(
+            f"the device failed while training ({reason}): the weights that it holds cannot be "
+            "relied on; go on from the last checkpoint by --resume"
+        ) from error
     finally:
         upstream.release(learner)
     scalars.check_written()

@@ -3,15 +3,17 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
 from harness import models, pipeline
 from harness import recipe as recipe_lib
 from harness.data import arithmetic
-from harness.errors import HarnessError
+from harness.errors import HarnessError, RunStopped
 from harness.models import checkpoint, gemma
 from harness.report import kinds
+from harness.upstream import donation
 from tests.conftest import run_small, small_recipe
 
 PROBLEMS = arithmetic.problems(recipe_lib.Arithmetic(train_problems=80, test_problems=6, seed=7))
@@ -97,6 +99,21 @@ BAD = {
     "model.tokenizer=/no/such/file.model": "/no/such/file.model",
     'rollout.end_tokens=["<over>"]': "<over>",
 }
+
+
+def test_a_device_that_fails_while_training_ends_the_run_in_one_sentence(
+    recipe, tmp_path, monkeypatch
+):
+    plain = donation.TrainStep.__call__
+
+    def failing(self, example):
+        plain(self, example)
+        raise jax.errors.JaxRuntimeError("INTERNAL: a core halted")
+
+    monkeypatch.setattr(donation.TrainStep, "__call__", failing)
+    with pytest.raises(RunStopped, match=r"device failed while training \(INTERNAL: a core halted"):
+        pipeline.run(recipe, tmp_path / "out")
+    assert not (tmp_path / "out" / "result.json").exists()
 
 
 def test_too_few_devices_leave_nothing_behind(recipe, tmp_path):
