@@ -399,16 +399,21 @@ def _steps(change: Callable[[list[rehearsal.Step]], list[rehearsal.Step]]) -> An
     return wrong.value("got", changed)
 
 
-def _alike(steps: list[rehearsal.Step]) -> list[rehearsal.Step]:
-    """Cut every pass as the first of its batch was."""
-    cuts: dict[tuple[str, int], list[tuple[int, ...]]] = {}
+def _first_batch_otherwise(steps: list[rehearsal.Step]) -> list[rehearsal.Step]:
+    """Cut the first batch alike in all passes if no batch is, and anew in each if all are."""
+    case = _CASES[2]
+    own = [each for each in steps if each.role == "actor" and max(each.problems) < case.batch]
+    alike = len({frozenset(each.problems) for each in own}) == case.mini_batches
+    seen = dict.fromkeys(_ROLES, 0)
     changed = []
     for each in steps:
-        cut = cuts.setdefault((each.role, min(each.problems) // _CASES[2].batch), [])
-        if len(cut) < _CASES[2].mini_batches:
-            cut.append(each.problems)
-        same = next((problems for problems in cut if each.problems[0] in problems), cut[0])
-        changed.append(dataclasses.replace(each, problems=same))
+        if max(each.problems) < case.batch:
+            number, mini = divmod(seen[each.role], case.mini_batches)
+            seen[each.role] += 1
+            first = mini * case.mini_batch + (number if alike else 0)
+            rows = tuple((first + row) % case.batch for row in range(case.mini_batch))
+            each = dataclasses.replace(each, problems=rows)
+        changed.append(each)
     return changed
 
 
@@ -463,7 +468,7 @@ PROPERTIES = (
         observe=_observe_shuffle,
         compare=_compare_shuffle,
         wrong={
-            "every pass cut as the first": _steps(_alike),
+            "one batch cut otherwise than the rest": _steps(_first_batch_otherwise),
         },
         defects=("shuffle-without-effect", _OFF),
     ),
