@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tomllib
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -28,8 +29,10 @@ from harness.plan import (
     roofline,
     shapes,
     store,
+    worker,
 )
 from harness.upstream import programs
+from harness.upstream import rollout as rollout_lib
 
 from .conftest import small_recipe
 
@@ -167,6 +170,19 @@ def test_what_is_allowed_is_searched_and_explained():
     assert f"#   model.dtype=bfloat16: {effect}" in text
 
 
+def test_a_critic_by_lora_is_explained_field_by_field():
+    of = planner(Chip(24))
+    plan = recommend.make(of, allow=["lora-critic"])
+    row = next(r for r in plan["recommendation"]["rows"] if r["allow"] == ["lora-critic"])
+    changed = {text.split("=")[0] for text in row["assignments"]}
+    assert {"critic.lora.rank", "critic.lora.alpha", "critic.lora.modules"} <= changed
+    effect = next(each.effect for each in changes.CHANGES if each.name == "lora-critic")
+    for text, said in advice.explained(
+        {**plan["recommendation"], "assignments": row["assignments"]}, row
+    ):
+        assert (said == effect) == text.startswith("critic.lora")
+
+
 def test_nothing_fits_is_said_with_the_nearest_and_the_bytes_that_lack():
     plan = recommend.make(planner(Chip(11)))
     assert plan["recommendation"]["recommended"] is None
@@ -300,7 +316,9 @@ def test_rematerialisation_changes_no_gradient(remat, lora):
 def test_operations_that_are_repeated_are_those_of_the_lowered_program(remat, program):
     """Before the compiler, which may find on a CPU that a product is there already."""
     changed = small_recipe(f"model.remat={remat}")
-    repeated = 4 * roofline.recomputed_flops(changed, lora=program == "actor_step")
+    repeated = 4 * roofline.recomputed_flops(
+        changed, "actor" if program == "actor_step" else "critic"
+    )
     found = products(remat, program) - products("none", program)
     # Of a LoRA pair behind a product that is not repeated, the first half is.
     slack = 1.25 if program == "actor_step" and remat != "decoder" else 1.0
@@ -335,6 +353,30 @@ def products(remat: str, program: Any) -> int:
 def test_sampling_is_the_same_program_with_any_rematerialisation(remat):
     plain = programs.lower(abstract("none"), "decode", 4).as_text()
     assert programs.lower(abstract(remat), "decode", 4).as_text() == plain
+
+
+def test_on_a_tpu_prefill_is_compiled_with_options_of_its_own(monkeypatch):
+    """Without them libtpu refuses 16 sequences of the 1B model in float32 on a v6e."""
+
+    def digests() -> dict[str, str]:
+        recipe = small_recipe()
+        mesh = models.make_mesh(recipe.sharding)
+        learner = programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
+        names = ("prefill", "decode")
+        return {name: worker.digest(programs.lower(learner, name, 4)) for name in names}
+
+    plain = digests()
+    devices = SimpleNamespace(flat=[SimpleNamespace(platform="tpu")])
+    build = rollout_lib.MendedRollout.__init__
+    monkeypatch.setattr(
+        rollout_lib.MendedRollout,
+        "__init__",
+        lambda self, **given: build(self, **{**given, "mesh": SimpleNamespace(devices=devices)}),
+    )
+    on_tpu = digests()
+    # The program is the same, what it is compiled with is not, and the store tells them apart.
+    assert on_tpu["prefill"] != plain["prefill"]
+    assert on_tpu["decode"] == plain["decode"]
 
 
 # ---------------------------------------------------------------- the command

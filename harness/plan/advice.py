@@ -66,9 +66,14 @@ def explained(found: Mapping[str, Any], row: Mapping[str, Any]) -> list[tuple[st
     effects: dict[str, str] = {}
     for change in changes.CHANGES:
         if change.name in row["allow"]:
-            effects |= {text.split("=")[0]: change.effect for text in change.assignments}
+            effects |= {_field(text): change.effect for text in change.assignments}
     effects["rollout.end_tokens"] = found["stop_tokens"]["effect"]
-    return [(text, effects.get(text.split("=")[0], _NOTHING)) for text in found["assignments"]]
+    return [(text, effects.get(_field(text), _NOTHING)) for text in found["assignments"]]
+
+
+def _field(assignment: str) -> str:
+    """Return the group and the field of an assignment."""
+    return ".".join(assignment.split("=")[0].split(".")[:2])
 
 
 def _phase_lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -40,11 +40,45 @@ class Change:
 # In the order of how little each changes.
 CHANGES = (
     Change(
+        "rollout-bfloat16",
+        "bfloat16 for rollout only",
+        ("rollout.dtype=bfloat16",),
+        "completions are drawn from a bfloat16 copy of the policy, and trained on with the "
+        "log-probs of the policy itself: the ratio's denominator is not quite the probability with "
+        "which a token was drawn",
+        "numbers",
+    ),
+    Change(
+        "bfloat16-compute",
+        "bfloat16 but for what is trained",
+        ("model.dtype=bfloat16",),
+        "activations and frozen weights are rounded to bfloat16; what is trained, its moments and "
+        "sums stay float32",
+        "numbers",
+    ),
+    Change(
+        "lora-critic",
+        "a critic by LoRA",
+        tuple(
+            f"critic.lora.{field.name}={getattr(recipe_lib.Lora(), field.name)!r}"
+            for field in dataclasses.fields(recipe_lib.Lora)
+        ),
+        "the critic trains LoRA pairs and its head on the policy's frozen weights, not every "
+        "weight of a copy: it fits values less closely, and its learning rate may want another "
+        "value",
+        "critic",
+    ),
+    Change(
         "bfloat16",
         "bfloat16 for everything",
-        ("model.dtype=bfloat16",),
-        "weights, moments and sums are bfloat16: updates that are small beside a weight are lost "
-        "to rounding",
+        (
+            "model.dtype=bfloat16",
+            "precision.trained=bfloat16",
+            "precision.moments=bfloat16",
+            "precision.accumulators=bfloat16",
+        ),
+        "what is trained, its moments and sums are bfloat16 too: updates that are small beside a "
+        "weight are lost, and second moments do not decay",
         "numbers",
     ),
 )

@@ -30,6 +30,7 @@ def step_bytes(
     Returns:
       Bytes; None for a program without a gradient.
     """
+    # A critic by LoRA has nothing of its own but what it trains.
     trained = {"actor_step": "actor LoRA", "critic_step": "critic"}.get(program)
     if trained is None:
         return None

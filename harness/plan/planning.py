@@ -159,7 +159,7 @@ def make(
     calls += [lambda name=name, size=size: planner.ask(name, size) for name, size in asked]
     resident, *rows = planner.at_once(calls)
     rows.sort(key=lambda row: (chosen.index(row.name), row.rows))
-    found = phases(rows, resident, chip.hbm_bytes)
+    found = phases(rows, resident, chip.hbm_bytes, recipe)
     walls = _walls(planner, resident, chosen) if sweep else []
     return {
         "schema": SCHEMA,
@@ -189,13 +189,19 @@ def upstream_of(planner: Planner) -> dict[str, Any]:
     }
 
 
-def phases(rows: Sequence[Row], resident: Sequence[Mapping[str, Any]], limit: int) -> list[Phase]:
+def phases(
+    rows: Sequence[Row],
+    resident: Sequence[Mapping[str, Any]],
+    limit: int,
+    recipe: recipe_lib.Recipe | None = None,
+) -> list[Phase]:
     """Adds to each program what else lives on a chip meanwhile.
 
     Args:
       rows: The programs.
       resident: What lives there, as `resident.describe` gives it.
       limit: The chip's bytes.
+      recipe: Whose programs they are; None for a full critic and a rollout by the policy itself.
 
     Returns:
       The phases that have a program among `rows`, in the order of a step; each
@@ -203,29 +209,45 @@ def phases(rows: Sequence[Row], resident: Sequence[Mapping[str, Any]], limit: in
     """
     found = []
     for name, members in shapes.PHASES.items():
-        candidates = [_phase(name, row, resident, limit) for row in rows if row.name in members]
+        candidates = [
+            _phase(name, row, resident, limit, recipe) for row in rows if row.name in members
+        ]
         if candidates:
             found.append(max(candidates, key=lambda each: each.peak_bytes or math.inf))
     return found
 
 
-def given(program: str, resident: Sequence[Mapping[str, Any]]) -> int:
-    """Return the bytes of what lives on a chip and is given to a program."""
-    names = upstream_programs.arguments_of(program)  # type: ignore[arg-type]
+def given(
+    program: str,
+    resident: Sequence[Mapping[str, Any]],
+    recipe: recipe_lib.Recipe | None = None,
+) -> int:
+    """Return the bytes of what lives on a chip and is given to a program of a recipe."""
+    names = upstream_programs.arguments_of(program, recipe)  # type: ignore[arg-type]
     return sum(each["bytes"] for each in resident if each["name"] in names)
 
 
-def beside(program: str, resident: Sequence[Mapping[str, Any]]) -> int:
-    """Bytes of what lives on a chip while a program runs and is not given to it."""
-    given = upstream_programs.arguments_of(program)  # type: ignore[arg-type]
+def beside(
+    program: str,
+    resident: Sequence[Mapping[str, Any]],
+    recipe: recipe_lib.Recipe | None = None,
+) -> int:
+    """Return the bytes of what lives on a chip while a program runs and is not given to it."""
+    names = upstream_programs.arguments_of(program, recipe)  # type: ignore[arg-type]
     return sum(
         each["bytes"]
         for each in resident
-        if not each["pinned"] and "phase" not in each and each["name"] not in given
+        if not each["pinned"] and "phase" not in each and each["name"] not in names
     )
 
 
-def _phase(name: str, row: Row, resident: Sequence[Mapping[str, Any]], limit: int) -> Phase:
+def _phase(
+    name: str,
+    row: Row,
+    resident: Sequence[Mapping[str, Any]],
+    limit: int,
+    recipe: recipe_lib.Recipe | None,
+) -> Phase:
     parts = {
         each["name"]: each["bytes"]
         for each in resident
@@ -233,8 +255,7 @@ def _phase(name: str, row: Row, resident: Sequence[Mapping[str, Any]], limit: in
     }
     figures = row.figures
     if figures.refused is None:
-        given = upstream_programs.arguments_of(row.name)  # type: ignore[arg-type]
-        rest = figures.argument_bytes - sum(parts[each] for each in given)
+        rest = figures.argument_bytes - given(row.name, resident, recipe)
         if name == "rollout":
             # The sampler's state is made for the call, and all of it grows with the rows.
             state = [each["bytes"] for each in resident if each.get("phase") == "rollout"]
@@ -249,9 +270,8 @@ def _phase(name: str, row: Row, resident: Sequence[Mapping[str, Any]], limit: in
     elif figures.peak_bytes is None:
         peak = None
     else:
-        parts["the program, by the compiler"] = figures.peak_bytes - sum(
-            parts[each]
-            for each in upstream_programs.arguments_of(row.name)  # type: ignore[arg-type]
+        parts["the program, by the compiler"] = figures.peak_bytes - given(
+            row.name, resident, recipe
         )
         peak = sum(parts.values())
     fits = figures.refused is None and peak is not None and peak <= limit
@@ -410,14 +430,11 @@ def _wall(
         step=step,
         limit=_MOST_ROWS // step * step,
         capacity=limit,
-        floor=sum(
-            each["bytes"]
-            for each in resident
-            if each["name"] in upstream_programs.arguments_of(members[0])  # type: ignore[arg-type]
-        ),
+        floor=given(members[0], resident, planner.recipe),
     )
     estimates = [
-        wall.estimate(seen[member], limit - beside(member, resident)) for member in members
+        wall.estimate(seen[member], limit - beside(member, resident, planner.recipe))
+        for member in members
     ]
     known = [min(each, found.fits) // step * step for each in estimates if each is not None]
     return {
@@ -539,7 +556,8 @@ def _fitting(
     def fits(size: int) -> bool:
         figures = {member: planner.ask(member, size).figures for member in asked}
         return all(
-            each.refused is None and (each.peak_bytes or 0) + beside(member, resident) <= room
+            each.refused is None
+            and (each.peak_bytes or 0) + beside(member, resident, planner.recipe) <= room
             for member, each in figures.items()
         )
 

@@ -162,25 +162,26 @@ class Recommender:
 
     def candidates(self, recipe: recipe_lib.Recipe) -> Iterable[search.Candidate]:
         """Make a candidate of each setting."""
-        mends = self.planner.mends
-        group = shapes.group(recipe, mends)
+        return map(self.candidate, self.settings(recipe))
+
+    def settings(self, recipe: recipe_lib.Recipe) -> Iterable[recipe_lib.Recipe]:
+        """Yield the recipe in every setting that is searched."""
+        batching, group = recipe.batching, shapes.group(recipe, self.planner.mends)
         for fsdp, tp in meshes(recipe, self.planner.place):
-            batching = recipe.batching
+            mesh = dataclasses.replace(recipe.sharding, fsdp=fsdp, tp=tp)
             train = sizes(batching.mini_batch, fsdp, recipe, batching.mini_batch)
             called = sizes(group, fsdp, recipe, batching.batch)
             for micro, remat, rollout, logps in itertools.product(train, _REMATS, called, called):
-                yield self.candidate(
-                    dataclasses.replace(
-                        recipe,
-                        sharding=dataclasses.replace(recipe.sharding, fsdp=fsdp, tp=tp),
-                        model=dataclasses.replace(recipe.model, remat=remat),
-                        batching=dataclasses.replace(
-                            batching,
-                            train_micro_batch=micro,
-                            rollout_micro_batch=rollout,
-                            logps_micro_batch=logps,
-                        ),
-                    )
+                yield dataclasses.replace(
+                    recipe,
+                    sharding=mesh,
+                    model=dataclasses.replace(recipe.model, remat=remat),
+                    batching=dataclasses.replace(
+                        batching,
+                        train_micro_batch=micro,
+                        rollout_micro_batch=rollout,
+                        logps_micro_batch=logps,
+                    ),
                 )
 
     def candidate(self, recipe: recipe_lib.Recipe) -> search.Candidate:
@@ -212,7 +213,8 @@ class Recommender:
         """Return each phase of a setting, compiled."""
         questions = self._questions(shapes.of(setting.recipe), setting.recipe, setting.resident)
         rows = [self._row(question) for question in questions]
-        return planning.phases(rows, setting.resident, self.planner.place.chip.hbm_bytes)
+        limit = self.planner.place.chip.hbm_bytes
+        return planning.phases(rows, setting.resident, limit, setting.recipe)
 
     def judge(self, recipe: recipe_lib.Recipe) -> search.Judgement:
         """Judge one recipe as it is, against the whole of the chip's memory."""
@@ -228,13 +230,13 @@ class Recommender:
     ) -> list[search.Question]:
         found = []
         for name in names:
-            given = planning.given(name, resident)
+            given = planning.given(name, resident, recipe)
             found.append(
                 search.Question(
                     program=name,
                     sequences=shapes.rows(recipe, name, self.planner.mends),
                     family=_family(recipe, trains=name in _TRAINS),
-                    beside_bytes=planning.beside(name, resident),
+                    beside_bytes=planning.beside(name, resident, recipe),
                     argument_bytes=given,
                     guess_bytes=estimate.step_bytes(recipe, name, resident, given),
                     subject=recipe,
@@ -275,8 +277,8 @@ def _family(recipe: recipe_lib.Recipe, *, trains: bool) -> Hashable:
     """Return all that determines a program but its size."""
     # Without a gradient nothing is repeated.
     model = recipe.model if trains else dataclasses.replace(recipe.model, remat=None)
-    rest = (recipe.lora, recipe.sharding, recipe.rollout, recipe.ppo, recipe.optimizers)
-    return (model, *rest)
+    models = (model, recipe.lora, recipe.critic, recipe.precision)
+    return (*models, recipe.sharding, recipe.rollout, recipe.ppo, recipe.optimizers)
 
 
 def _describe(recipe: recipe_lib.Recipe, *, several: bool) -> str:
@@ -407,14 +409,17 @@ def recommend(
 
 def assignments(before: recipe_lib.Recipe, after: recipe_lib.Recipe) -> list[str]:
     """Return what makes one recipe of another, as `group.field=value`."""
+    return _assignments(recipe_lib.to_dict(before), recipe_lib.to_dict(after), "")
+
+
+def _assignments(old: dict[str, Any], new: dict[str, Any], above: str) -> list[str]:
     found = []
-    old, new = recipe_lib.to_dict(before), recipe_lib.to_dict(after)
-    for group, fields in new.items():
-        if not isinstance(fields, dict):
-            continue
-        for field, value in fields.items():
-            if value != old[group][field]:
-                found.append(f"{group}.{field}={_text(value)}")
+    for name, value in new.items():
+        was, path = old.get(name), f"{above}{name}"
+        if isinstance(value, dict):
+            found += _assignments(was if isinstance(was, dict) else {}, value, f"{path}.")
+        elif name not in old or value != was:
+            found.append(f"{path}={_text(value)}")
     return found
 
 
@@ -525,14 +530,15 @@ def _not_searched(
 ) -> dict[str, Any]:
     """Give the bound of the largest sizes, and whether what lives on the chip leaves any room."""
     planner = recommender.planner
-    candidates = list(recommender.candidates(changed))
+    least = min(
+        recommender.settings(changed),
+        key=lambda each: planning.step_seconds(each, planner.place, planner.mends),
+    )
     limit = int(planner.place.chip.hbm_bytes * (1 - planning.MARGIN))
-    able = [each for each in candidates if each.state_bytes <= limit]
-    least = min(able or candidates, key=lambda each: each.cost)
+    able = recommender.candidate(least).state_bytes <= limit
     effects = [f"{each.title}: {each.effect}" for each in combination]
-    row = _row(_title(combination), planner.recipe, least.subject.recipe, planner, effects)
-    row |= {"allow": [each.name for each in combination], "fits": None if able else False}
-    return row
+    row = _row(_title(combination), planner.recipe, least, planner, effects)
+    return row | {"allow": [each.name for each in combination], "fits": None if able else False}
 
 
 def _title(combination: Sequence[changes.Change]) -> str:
@@ -591,7 +597,7 @@ def _program(question: search.Question, several: bool) -> dict[str, Any]:
         "program": question.program,
         "sequences": question.sequences,
         "remat": recipe.model.remat if trains else None,
-        "dtype": recipe.model.dtype,
+        "dtype": roofline.dtype_of(recipe, question.program),
         "mesh": [recipe.sharding.fsdp, recipe.sharding.tp] if several else None,
     }
 

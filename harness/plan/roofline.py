@@ -15,12 +15,14 @@ import functools
 import math
 import re
 from collections.abc import Collection
+from typing import Literal
 
 from harness import accounting
 from harness import recipe as recipe_lib
 from harness.plan import chips
 
 BYTES = {"float32": 4, "bfloat16": 2}
+Role = Literal["actor", "critic"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +67,21 @@ def layer_weights(model: recipe_lib.Model) -> int:
     return attention + 3 * model.embed_dim * model.hidden_dim
 
 
-def lora_weights(recipe: recipe_lib.Recipe, *, of: Collection[str] = ()) -> int:
+def lora_weights(
+    recipe: recipe_lib.Recipe, *, role: Role = "actor", of: Collection[str] = ()
+) -> int:
     """Weights of LoRA pairs: rank times inputs plus outputs of each module.
 
     Args:
       recipe: Shapes, and which modules have pairs.
+      role: Whose pairs.
       of: Names of modules to which the count is restricted; all if empty.
 
     Returns:
-      Weights.
+      Weights; 0 for a critic of which every weight is trained.
     """
-    return _pairs(recipe.model, recipe.lora, frozenset(of))
+    lora = recipe.lora if role == "actor" else recipe.critic.lora
+    return 0 if lora is None else _pairs(recipe.model, lora, frozenset(of))
 
 
 @functools.lru_cache(maxsize=64)
@@ -107,7 +113,7 @@ def attention_flops(model: recipe_lib.Model, queries: int, keys: int) -> int:
     return 4 * model.num_layers * queries * keys * model.num_heads * model.head_dim
 
 
-def recomputed_flops(recipe: recipe_lib.Recipe, *, lora: bool) -> int:
+def recomputed_flops(recipe: recipe_lib.Recipe, role: Role) -> int:
     """Operations that a gradient repeats because of `model.remat`, for one sequence.
 
     A product whose result no gradient needs is not repeated: within a block
@@ -116,7 +122,7 @@ def recomputed_flops(recipe: recipe_lib.Recipe, *, lora: bool) -> int:
 
     Args:
       recipe: Shapes, lengths and `model.remat`.
-      lora: Whether LoRA pairs are part of the products.
+      role: Whose gradient.
 
     Returns:
       Operations; 0 without rematerialisation.
@@ -127,17 +133,17 @@ def recomputed_flops(recipe: recipe_lib.Recipe, *, lora: bool) -> int:
     length = rollout.max_prompt_length + rollout.max_new_tokens
     attention = attention_flops(model, length, length)
     weights = layer_weights(model) * model.num_layers
-    pairs = lora_weights(recipe) if lora else 0
+    pairs = lora_weights(recipe, role=role)
     if model.remat == "light":
         # Of attention the scores alone: what the probabilities weigh is kept.
         attention //= 2
         weights = model.embed_dim * model.hidden_dim * model.num_layers
-        pairs = lora_weights(recipe, of=("up_proj",)) if lora else 0
+        pairs = lora_weights(recipe, role=role, of=("up_proj",))
     elif model.remat == "block":
         last = model.num_heads * model.head_dim * model.embed_dim
         last += model.hidden_dim * model.embed_dim
         weights -= last * model.num_layers
-        pairs -= lora_weights(recipe, of=("attn_vec_einsum", "down_proj")) if lora else 0
+        pairs -= lora_weights(recipe, role=role, of=("attn_vec_einsum", "down_proj"))
     return 2 * length * (weights + pairs) + attention
 
 
@@ -158,56 +164,67 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
     Returns:
       Operations and bytes.
     """
-    model, rollout = recipe.model, recipe.rollout
+    model, rollout, precision = recipe.model, recipe.rollout, recipe.precision
     prompt, new = rollout.max_prompt_length, rollout.max_new_tokens
     length = prompt + new
-    itemsize = BYTES[dtype_of(recipe, program)]
+    itemsize, trained = BYTES[model.dtype], BYTES[precision.trained_dtype]
     layers, lora = model.num_layers * layer_weights(model), lora_weights(recipe)
     head = model.vocab_size * model.embed_dim
     norms = model.embed_dim * (4 * model.num_layers + 1) + 2 * model.head_dim * model.num_layers
-    policy = (layers + head + norms + lora) * itemsize
+    base = (layers + head + norms) * itemsize
     per_token = 2 * (layers + lora)
     full = attention_flops(model, length, length)
-    cache_row = (
-        2 * model.num_layers * rollout.cache_size * model.num_kv_heads * model.head_dim * itemsize
-    )
     ids = rows * length * 4
     out = rows * new * 4
-    if program == "prefill":
-        one = prompt * per_token + attention_flops(model, prompt, rollout.cache_size) + 2 * head
-        return Work(rows * one, policy + rows * cache_row + rows * prompt * 4)
-    if program == "decode":
+    if program in ("prefill", "decode"):
+        drawn = BYTES[dtype_of(recipe, program)]
+        policy = base + lora * trained
+        if rollout.dtype is not None:
+            policy = (layers + head + norms + lora) * drawn
+        heads = model.num_kv_heads * model.head_dim
+        cache_row = 2 * model.num_layers * rollout.cache_size * heads * drawn
+        if program == "prefill":
+            one = prompt * per_token + attention_flops(model, prompt, rollout.cache_size) + 2 * head
+            return Work(rows * one, policy + rows * cache_row + rows * prompt * 4)
         one = per_token + attention_flops(model, 1, rollout.cache_size) + 2 * head
         return Work((new - 1) * rows * one, (new - 1) * (policy + rows * cache_row))
     if program in ("logps", "reference_logps"):
         reference = program == "reference_logps"
         token = 2 * layers if reference else per_token
-        weights = policy - lora * itemsize if reference else policy
+        weights = base if reference else base + lora * trained
         return Work(rows * (length * token + full + new * 2 * head), weights + ids + out)
-    if program == "values":
-        return Work(
-            rows * (length * 2 * (layers + model.embed_dim) + full),
-            # Only the rows of the tokens at hand are read from the embedding.
-            (layers + norms + rows * length * model.embed_dim) * itemsize + ids + out,
-        )
+    # What an optimizer step reads and writes of a weight: itself, two moments, an accumulator.
+    moved = (
+        2 * trained + 4 * BYTES[precision.moments_dtype] + 2 * BYTES[precision.accumulators_dtype]
+    )
     if program == "actor_step":
         # The base is frozen: its gradient by the input is needed, by the weights not.
         token = 4 * layers + 6 * lora
-        again = recomputed_flops(recipe, lora=True)
+        again = recomputed_flops(recipe, "actor")
         flops = rows * (length * token + 3 * full + new * 4 * head + again)
-        # LoRA, two moments and the accumulator are read and written.
-        return Work(flops, policy + 7 * lora * itemsize + ids + 5 * out)
+        return Work(flops, base + moved * lora + ids + 5 * out)
+    pairs, score = lora_weights(recipe, role="critic"), model.embed_dim
+    whole = recipe.critic.lora is None
+    stored = trained if whole else itemsize
+    # Only the rows of the tokens at hand are read from the embedding.
+    read = (layers + norms + rows * length * model.embed_dim) * stored
+    if program == "values":
+        flops = rows * (length * 2 * (layers + pairs + score) + full)
+        return Work(flops, read + pairs * trained + ids + out)
     if program == "critic_step":
-        weights = layers + head + norms + model.embed_dim
-        again = recomputed_flops(recipe, lora=False)
-        flops = rows * (length * 6 * (layers + model.embed_dim) + 3 * full + again)
-        return Work(flops, 8 * weights * itemsize + ids + 5 * out)
+        token = (6 if whole else 4) * layers + 6 * (pairs + score)
+        again = recomputed_flops(recipe, "critic")
+        flops = rows * (length * token + 3 * full + again)
+        if whole:
+            return Work(flops, moved * (layers + head + norms + score) + ids + 5 * out)
+        return Work(flops, read + moved * (pairs + score) + ids + 5 * out)
     raise ValueError(f"no formula for {program}")
 
 
-def dtype_of(recipe: recipe_lib.Recipe, program: str) -> str:
-    """Return the dtype that a program reads weights in and multiplies."""
-    del program
+def dtype_of(recipe: recipe_lib.Recipe, program: str) -> recipe_lib.Dtype:
+    """Return the dtype that a program multiplies in."""
+    if program in ("prefill", "decode"):
+        return recipe.rollout.dtype or recipe.model.dtype
     return recipe.model.dtype
 
 

@@ -172,6 +172,7 @@ class _Search:
         self._ordered, self._ask, self._progress = ordered, ask, progress
         self._known: dict[tuple[str, Hashable, int], Answer] = {}
         self._asked: list[tuple[Question, Answer]] = []
+        self._guessed: dict[tuple[str, Hashable, int], int | None] = {}
         self._judged: dict[str, Judgement] = {}
 
     def within(self, room: int, certain: bool) -> Judgement | None:
@@ -268,6 +269,7 @@ class _Search:
             key = _key(question)
             if key not in self._known:
                 self._known[key] = self._ask(question)
+                self._guessed[key] = question.guess_bytes
                 self._asked.append((question, self._known[key]))
             answer = self._known[key]
             judged = _judgement(candidate, question, answer, _fits(answer, question, room))
@@ -297,7 +299,7 @@ class _Search:
         """Bytes on the line through the two nearest known sizes; before any is known, a guess.
 
         A line that begins at the arguments alone is no guide beyond the one size
-        that is known.
+        that is known: there a guess is held to what that one takes.
         """
         points = {
             sequences: answer.peak_bytes
@@ -307,8 +309,12 @@ class _Search:
         if not points:
             return question.guess_bytes
         if len(points) == 1:
-            if question.sequences > max(points):
-                return None
+            ((sequences, size),) = points.items()
+            if question.sequences > sequences:
+                was = self._guessed.get((question.program, question.family, sequences))
+                if was is None or question.guess_bytes is None:
+                    return None
+                return size + question.guess_bytes - was
             points[0] = question.argument_bytes
         return line(points, question.sequences)
 

@@ -217,9 +217,14 @@ def digest(lowered: Any) -> str:
       lowered: What `jax.jit(...).lower` gives.
 
     Returns:
-      SHA-256 of its StableHLO, which holds no locations in the sources.
+      SHA-256 of its StableHLO, which holds no locations in the sources, and of the compiler's
+      options that the function was made with.
     """
-    return hashlib.sha256(lowered.as_text(debug_info=False).encode()).hexdigest()
+    text = lowered.as_text(debug_info=False)
+    options = getattr(getattr(lowered, "_lowering", None), "_compiler_options_kvs", ())
+    if options:
+        text += repr(sorted(options))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def host_bytes() -> int:
