@@ -325,17 +325,51 @@ def test_operations_that_are_repeated_are_those_of_the_lowered_program(remat, pr
     assert repeated <= found <= slack * repeated
 
 
+@pytest.mark.parametrize("program", ["values", "critic_step"])
+def test_operations_of_a_critic_by_lora_are_those_of_the_lowered_program(program):
+    changed = small_recipe("model.remat=none", "critic.lora.rank=8")
+    least = roofline.work(changed, program, 4).flops
+    # Upstream computes logits of a critic too, which the compiler drops.
+    found = products("none", program, "critic.lora.rank=8")
+    unused = 2 * 4 * changed.model.vocab_size * changed.model.embed_dim
+    unused *= changed.rollout.max_prompt_length + changed.rollout.max_new_tokens
+    assert least <= found <= 1.15 * (least + unused)
+
+
+def test_a_rollout_in_bfloat16_reads_half_as_much():
+    plain = recipe_lib.load("gemma3-1b")
+    half = recipe_lib.load("gemma3-1b", assignments=["rollout.dtype=bfloat16"])
+    before, after = (roofline.work(each, "decode", 16) for each in (plain, half))
+    assert after.bytes == before.bytes / 2
+    assert after.flops == before.flops
+    for program in ("logps", "values", "actor_step", "critic_step"):
+        assert roofline.work(half, program, 4) == roofline.work(plain, program, 4)
+
+
+def test_what_an_optimizer_moves_is_counted_in_its_dtypes():
+    def moved(*assignments: str) -> float:
+        recipe = recipe_lib.load("gemma3-1b", assignments=assignments)
+        return roofline.work(recipe, "critic_step", 1).bytes
+
+    whole, one = moved(), moved("precision.moments=bfloat16")
+    # Of 8 numbers for each weight the two moments, read and written, are 4.
+    assert one == pytest.approx(0.75 * whole, rel=1e-4)
+    assert moved("precision.accumulators=bfloat16") == pytest.approx(0.875 * whole, rel=1e-4)
+    assert moved("model.dtype=bfloat16") == whole
+
+
 @functools.cache
-def abstract(remat: str) -> Any:
-    recipe = small_recipe(f"model.remat={remat}")
+def abstract(*assignments: str) -> Any:
+    recipe = small_recipe(*assignments)
     mesh = models.make_mesh(recipe.sharding)
     return programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
 
 
 @functools.cache
-def products(remat: str, program: Any) -> int:
+def products(remat: str, program: Any, *assignments: str) -> int:
     """Count the operations of the matrix products of a lowered program of four sequences."""
-    text = programs.lower(abstract(remat), program, 4).as_text()
+    learner = abstract(f"model.remat={remat}", *assignments)
+    text = programs.lower(learner, program, 4).as_text()
     total = 0
     for line in text.splitlines():
         if "stablehlo.dot_general" not in line:
@@ -351,8 +385,8 @@ def products(remat: str, program: Any) -> int:
 
 @pytest.mark.parametrize("remat", ["light", "block", "decoder"])
 def test_sampling_is_the_same_program_with_any_rematerialisation(remat):
-    plain = programs.lower(abstract("none"), "decode", 4).as_text()
-    assert programs.lower(abstract(remat), "decode", 4).as_text() == plain
+    plain = programs.lower(abstract("model.remat=none"), "decode", 4).as_text()
+    assert programs.lower(abstract(f"model.remat={remat}"), "decode", 4).as_text() == plain
 
 
 def test_on_a_tpu_prefill_is_compiled_with_options_of_its_own(monkeypatch):

@@ -113,6 +113,12 @@ def attention_flops(model: recipe_lib.Model, queries: int, keys: int) -> int:
     return 4 * model.num_layers * queries * keys * model.num_heads * model.head_dim
 
 
+def _not_needed_flops(model: recipe_lib.Model, lora: recipe_lib.Lora, length: int) -> int:
+    """Operations of gradients by the input of the first layer, which a frozen embedding spares."""
+    heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+    return 2 * length * model.embed_dim * (heads + 2 * lora.rank)
+
+
 def recomputed_flops(recipe: recipe_lib.Recipe, role: Role) -> int:
     """Operations that a gradient repeats because of `model.remat`, for one sequence.
 
@@ -201,7 +207,8 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
         # The base is frozen: its gradient by the input is needed, by the weights not.
         token = 4 * layers + 6 * lora
         again = recomputed_flops(recipe, "actor")
-        flops = rows * (length * token + 3 * full + new * 4 * head + again)
+        spared = _not_needed_flops(model, recipe.lora, length)
+        flops = rows * (length * token + 3 * full + new * 4 * head + again - spared)
         return Work(flops, base + moved * lora + ids + 5 * out)
     pairs, score = lora_weights(recipe, role="critic"), model.embed_dim
     whole = recipe.critic.lora is None
@@ -215,6 +222,8 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
         token = (6 if whole else 4) * layers + 6 * (pairs + score)
         again = recomputed_flops(recipe, "critic")
         flops = rows * (length * token + 3 * full + again)
+        if recipe.critic.lora is not None:
+            flops -= rows * _not_needed_flops(model, recipe.critic.lora, length)
         if whole:
             return Work(flops, moved * (layers + head + norms + score) + ids + 5 * out)
         return Work(flops, read + moved * (pairs + score) + ids + 5 * out)
