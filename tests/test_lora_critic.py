@@ -82,6 +82,11 @@ def test_at_its_start_it_is_the_full_critic_on_the_policys_own_arrays(lab):
     policy = models.random_gemma(recipe.model, mesh, 0)
     critic = models.build_critic(recipe, policy, mesh)
     full = models.make_critic(policy, mesh, recipe.seed)
+    shared = {id(leaf) for leaf in jax.tree.leaves(nnx.state(policy))}
+    own = [leaf for leaf in jax.tree.leaves(nnx.state(critic)) if id(leaf) not in shared]
+    trained = 2 * 6 * recipe.model.num_layers + 1  # pairs, and the head
+    assert len(own) == trained
+    assert len(jax.tree.leaves(nnx.state(critic))) == trained + len(shared)
     ids = np.random.default_rng(0).integers(10, 100, (2, 6))
     mask = np.tril(np.ones((2, 6, 6), bool))
     positions = np.tile(np.arange(6), (2, 1))
@@ -89,11 +94,6 @@ def test_at_its_start_it_is_the_full_critic_on_the_policys_own_arrays(lab):
     got, want = forward(critic), forward(full)
     # The adapters add zeros; XLA fuses the two programs in its own ways.
     np.testing.assert_allclose(got, want, atol=1e-6)
-    shared = {id(leaf) for leaf in jax.tree.leaves(nnx.state(policy))}
-    own = [leaf for leaf in jax.tree.leaves(nnx.state(critic)) if id(leaf) not in shared]
-    trained = 2 * 6 * recipe.model.num_layers + 1  # pairs, and the head
-    assert len(own) == trained
-    assert len(jax.tree.leaves(nnx.state(critic))) == trained + len(shared)
 
 
 def test_head_and_adapters_move_and_the_base_is_left_where_it_was(trained):

@@ -280,6 +280,11 @@ def _whole_batches(patch):
     patch(rl_learner.RLLearner, "_run_global_step", whole)
 
 
+def _trained_head(patch):
+    everything = rebind.Overlay(peft_trainer.utils, is_lora_enabled=lambda model: False)
+    patch(peft_trainer, "utils", everything)
+
+
 def _no_anchor(patch):
     patch(rl_cluster.RLCluster, "_init_cluster", lambda self: None)
 
@@ -313,6 +318,7 @@ RIGHT = {
     probes.weights_are_not_donated: _donated_model,
     probes.mini_batches_are_sampled_apart: _whole_batches,
     probes.policy_is_copied_to_the_host: _no_anchor,
+    probes.lora_leaves_out_a_head: _trained_head,
 }
 
 
