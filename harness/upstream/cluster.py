@@ -265,12 +265,13 @@ def make_optimizer(recipe: recipe_lib.Recipe, peak: float) -> optax.GradientTran
         b2=config.b2,
         weight_decay=config.weight_decay,
     )
-    if config.max_grad_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
     dtypes = recipe.precision
-    if dtypes.trained_dtype == dtypes.moments_dtype == "float32":
+    if not dtypes.trained_dtype == dtypes.moments_dtype == "float32":
+        # Without the clipping, whose float32 gradients would all be there at once.
+        optimizer = models.with_moments_in(optimizer, dtypes.moments_dtype)
+    if config.max_grad_norm is None:
         return optimizer
-    return models.with_moments_in(optimizer, dtypes.moments_dtype)
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
 
 
 def make_schedule(recipe: recipe_lib.Recipe, peak: float) -> optax.Schedule:
