@@ -215,6 +215,7 @@ def test_a_comment_sign_taken_off_stops_completions_at_the_end_of_the_turn():
     plan = recommend.make(planner(Chip(24)))
     text = advice.to_toml(plan)
     assert tomllib.loads(text)["rollout"]["end_tokens"] == ["<eos>"]
+    assert "stop-tokens" in text  # whole, to be copied
     comment = '    # "<end_of_turn>",'
     assert text.count(comment) == 1
     changed = tomllib.loads(text.replace(comment, comment.replace("# ", "")))
@@ -254,6 +255,10 @@ def test_the_page_has_a_section_for_each_plan(tmp_path):
     assert text.count("## v6e-1") == 2
     assert "no setting that leaves the algorithm as it is fits" in text
     assert "recommended, same algorithm" in text
+    # A bar within a value, as in the modules of LoRA, ends no cell.
+    rows = [line for line in text.splitlines() if line.startswith("| + a critic by LoRA")]
+    assert len(rows) == 2
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
     with pytest.raises(errors.HarnessError, match=r"no\.json is no plan"):
         recommendations.main([str(page), str(tmp_path / "no.json")])
 

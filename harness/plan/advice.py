@@ -52,7 +52,7 @@ def to_toml(plan: Mapping[str, Any]) -> str:
         f"{table.gib(plan['hbm_bytes'])} left free",
         "",
         "What remains a lower bound:",
-        *[f"  {line}" for line in textwrap.wrap(_LOWER_BOUNDS, 92)],
+        *[f"  {line}" for line in textwrap.wrap(_LOWER_BOUNDS, 92, break_on_hyphens=False)],
     ]
     stop = found["stop_tokens"]
     if not stop["stops"]:
@@ -99,7 +99,7 @@ def _stop_lines(stop: Mapping[str, Any]) -> list[str]:
         f"the comment sign off {changes.END_OF_TURN} in rollout.end_tokens below, or ask for it "
         f"by --allow {stop['allow']}."
     )
-    return textwrap.wrap(text, 96)
+    return textwrap.wrap(text, 96, break_on_hyphens=False)
 
 
 def _with_comment(toml: str, stop: Mapping[str, Any]) -> str:

@@ -78,7 +78,9 @@ def _rows(plan: Mapping[str, Any]) -> list[str]:
             peak, free = table.gib(plan["hbm_bytes"] - headroom), table.gib(headroom)
         else:
             peak, free = "does not fit" if row["fits"] is False else "not compiled", "-"
-        changed = " ".join(f"`{text}`" for text in row["assignments"]) or "-"
+        # A bar would end the cell, even within code.
+        set_ = (text.replace("|", r"\|") for text in row["assignments"])
+        changed = " ".join(f"`{text}`" for text in set_) or "-"
         bound = "-" if seconds is None else f"{seconds:.3f}"
         lines.append(f"| {row['title']} | {changed} | {bound} | {peak} | {free} |")
     return lines
