@@ -61,14 +61,6 @@ def run_command(argv: list[str] | None = None) -> int:
         raise KeyboardInterrupt from None
 
 
-def command() -> None:
-    """Is `main` for a shell: what threads say while the interpreter goes is not heard."""
-    try:
-        main()
-    finally:
-        crash.quiet_end()
-
-
 @contextlib.contextmanager
 def _own_words() -> Iterator[None]:
     """Keeps back what writing threads die of: it reaches us too, and is said in one sentence."""
@@ -615,7 +607,7 @@ def gate(
     baseline. Exit code 0 for PASS, 1 for FAIL, 2 for INCONCLUSIVE and NOT
     COMPARABLE.
     """
-    from harness.data import cache
+    from harness import cache
     from harness.gate import command
 
     report = command.run(

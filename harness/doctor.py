@@ -14,8 +14,7 @@ from typing import Any, Literal
 import jax
 from packaging.requirements import Requirement
 
-from harness import footprint, prompt_preview
-from harness.data import cache
+from harness import downloads, footprint, prompt_preview
 from harness.errors import HarnessError
 from harness.measure import environment, memory
 from harness.recipe import Recipe
@@ -235,9 +234,7 @@ def _data(recipe: Recipe | None) -> Check:
         return Check("data", "ok", "the recipe asks the built-in problems")
     if "://" in named:
         return Check("data", "warn", f"{named} is remote: not looked at")
-    # Where harness.data prepares what it downloads itself.
-    prepared = cache.cache_root() / "gsm8k" / "tfds"
-    folder = pathlib.Path(named).expanduser() if named else prepared
+    folder = pathlib.Path(named).expanduser() if named else downloads.gsm8k_folder()
     if kind == "jsonl":
         if all(_has_bytes(folder / f"{split}.jsonl") for split in ("train", "test")):
             return Check("data", "ok", f"GSM8K is in {folder}")

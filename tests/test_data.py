@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from tunix.generate import tokenizer_adapter
 
-from harness import data, tokenizer
+from harness import cache, data, tokenizer
 from harness import recipe as recipes
-from harness.data import arithmetic, cache, gsm8k, prompt
+from harness.data import arithmetic, gsm8k, prompt
 from harness.data.problem import Problem
 from harness.errors import HarnessError
 

@@ -13,30 +13,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from harness.plan.sources import imports
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "harness"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-
-def imports(source: str, package: str = "harness") -> set[str]:
-    """Names that a module's text imports, wherever in it, as absolute as can be.
-
-    `from a import b` counts as `a` and as `a.b`, and a literal given to
-    `import_module` counts too.
-    """
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        match node:
-            case ast.Import():
-                names |= {alias.name for alias in node.names}
-            case ast.ImportFrom():
-                above = package.split(".")[: len(package.split(".")) + 1 - node.level]
-                base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
-                names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-            case ast.Call(args=[ast.Constant(value=str(name)), *_]):
-                if ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-                    names.add(name)
-    return names
 
 
 def under(name: str, *prefixes: str) -> bool:

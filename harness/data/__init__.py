@@ -13,8 +13,8 @@ from typing import Any
 
 import grain
 
+from harness.cache import cache_root
 from harness.data import arithmetic, prompt_check, truths
-from harness.data.cache import cache_root
 from harness.data.problem import Problem
 from harness.data.prompt import extract_answer, format_prompt
 from harness.data.prompt_check import Encoder

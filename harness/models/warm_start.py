@@ -24,9 +24,8 @@ from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft import utils as sft_utils
 
-from harness import errors
+from harness import cache, errors
 from harness import recipe as recipe_lib
-from harness.data import cache
 from harness.data.problem import Problem
 from harness.data.prompt import extract_answer, format_prompt
 from harness.models import gemma, precision

@@ -35,7 +35,7 @@ def reached(package: pathlib.Path, start: str) -> list[pathlib.Path]:
         # Importing a module imports the packages that hold it.
         waiting.append(name.rpartition(".")[0])
         parent = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        waiting += _imports(path.read_text(encoding="utf-8"), parent)
+        waiting += imports(path.read_text(encoding="utf-8"), parent)
     return sorted(found)
 
 
@@ -92,7 +92,16 @@ def _path(package: pathlib.Path, name: str) -> pathlib.Path | None:
     return None
 
 
-def _imports(source: str, package: str) -> set[str]:
+def imports(source: str, package: str = "harness") -> set[str]:
+    """Return the names that a module's text imports, wherever in it, as absolute as can be.
+
+    `from a import b` counts as `a` and as `a.b`, and a literal given to
+    `import_module` counts too.
+
+    Args:
+      source: The text.
+      package: The package that relative imports start from.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         match node:

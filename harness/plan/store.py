@@ -17,9 +17,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from harness import accounting, errors
+from harness import accounting, cache, errors
 from harness import recipe as recipe_lib
-from harness.data import cache
 from harness.measure import environment
 from harness.plan import sources
 

@@ -47,9 +47,9 @@ class TrainStep:
         self._trainer = trainer
         model_graph, trained, rest = nnx.split(trainer.model, trainer.optimizer.wrt, ...)
         optimizer_graph, optimizer = nnx.split(trainer.optimizer)
-        donated, read = (trained, optimizer), rest
-        self._donated, self._read = _variables(donated), _variables(read)
-        donated_tree, read_tree = jax.tree.structure(donated), jax.tree.structure(read)
+        donated = (trained, optimizer)
+        self._donated, self._read = _variables(donated), _variables(rest)
+        donated_tree, read_tree = jax.tree.structure(donated), jax.tree.structure(rest)
         train_step, wrt = trainer.create_train_step_fn(), trainer.optimizer.wrt
 
         def step(donated: Sequence[Any], read: Sequence[Any], example: Any) -> Any:
@@ -169,8 +169,8 @@ def own_what_is_donated(trainers: Sequence[Any], others: Iterable[Any]) -> int:
     held = {id(leaf) for other in others for leaf in jax.tree.leaves(nnx.state(other))}
     copied = 0
     for trainer in trainers:
-        _, trained, rest = nnx.split(trainer.model, trainer.optimizer.wrt, ...)
-        held |= {id(leaf) for leaf in jax.tree.leaves(rest)}
+        frozen = nnx.state(trainer.model, nnx.Not(trainer.optimizer.wrt))
+        held |= {id(leaf) for leaf in jax.tree.leaves(frozen)}
     for trainer in trainers:
         trained = nnx.state(trainer.model, trainer.optimizer.wrt)
         for variable in _variables((trained, nnx.state(trainer.optimizer))):

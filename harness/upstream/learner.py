@@ -177,11 +177,10 @@ class MendedLearner(ppo_learner.PPOLearner):
         key, self._data_shuffle_seed = self._data_shuffle_seed, None  # upstream's own order
         try:
             prepare(data_queue=collected, batch_repeat=1, **kwargs)
-            if key is None:
-                orders = passes.permutations(None, sizes)
-            else:
+            drawn = None
+            if key is not None:
                 key, drawn = jax.random.split(key)
-                orders = passes.permutations(drawn, sizes)
+            orders = passes.permutations(drawn, sizes)
             passes.feed(
                 data_queue, passes.micro_batches(collected.examples, orders, sizes), self._weighted
             )

@@ -31,11 +31,6 @@ class Sizes:
     micro_batch: int
     passes: int
 
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches in one pass."""
-        return self.batch // self.micro_batch
-
 
 class Collector:
     """Stands in for upstream's queue, and stores what it would hand to the trainers."""
