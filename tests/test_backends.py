@@ -142,7 +142,7 @@ def test_what_is_named_is_made(given, made, wandb, closing, tmp_path):
 
 def test_a_wandb_run_has_the_recipe_and_an_axis_for_each_group(wandb, tmp_path, monkeypatch):
     # TensorBoard's of another test would be given the figures too.
-    monkeypatch.setattr(jax._src.monitoring, "_scalar_listeners", [])
+    monkeypatch.setattr("jax._src.monitoring._scalar_listeners", [])
     recipe = recipe_lib.load("tiny", assignments=[WANDB, "metrics.project=mine", "seed=3"])
     logger = metrics_logger.MetricsLogger(backends.logger_options(recipe, tmp_path, "run-1"))
     (backend,) = logger._backends

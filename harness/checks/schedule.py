@@ -404,7 +404,7 @@ def _first_batch_otherwise(steps: list[rehearsal.Step]) -> list[rehearsal.Step]:
     case = _CASES[2]
     own = [each for each in steps if each.role == "actor" and max(each.problems) < case.batch]
     alike = len({frozenset(each.problems) for each in own}) == case.mini_batches
-    seen = dict.fromkeys(_ROLES, 0)
+    seen: dict[str, int] = dict.fromkeys(_ROLES, 0)
     changed = []
     for each in steps:
         if max(each.problems) < case.batch:
