@@ -123,6 +123,7 @@ def run(
     out: pathlib.Path,
     *,
     mode: upstream.Mode = "mended",
+    fixes: str = "all",
     console: Console | None = None,
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
@@ -137,6 +138,7 @@ def run(
       out: Folder to make, for `result.json`, `samples.jsonl`, `tensorboard/`,
         `checkpoints/` and `progress/`; it must be empty if it is there.
       mode: `mended`, or `stock` for Tunix exactly as installed.
+      fixes: Which fixes are in place: `all`, `none`, `all,-ID` or `ID,ID`.
       console: Where progress goes; bars are shown only on a terminal.
       resume: Whether to go on with the run that `out` holds, if any. Stages
         that it finished are not done again, training goes on from its newest
@@ -159,7 +161,7 @@ def run(
     console = console or Console(quiet=True)
     show = _Show(console)
     phases = Phases(part=part)
-    mends = upstream.mends(mode)
+    mends = upstream.mends(mode, fixes)
     options = training.Options(
         stop=stop,
         continue_on_nan=continue_on_nan,
@@ -168,7 +170,13 @@ def run(
     )
     fingerprint = environment.fingerprint()
     with progress.claim(
-        out, recipe, mode, fingerprint, resume=resume, worth_keeping=("checkpoints/sealed/*.json",)
+        out,
+        recipe,
+        mode,
+        fingerprint,
+        fixes=fixes,
+        resume=resume,
+        worth_keeping=("checkpoints/sealed/*.json",),
     ) as kept:
         if (out / "result.json").exists():
             options.say(f"the run in {out} is complete: nothing is done again")
@@ -289,7 +297,7 @@ def run(
             environment=fingerprint,
             account=accounting.account(recipe, overshoots=upstream.standing("max-steps-overshoot")),
             mode=mode,
-            mends=mends,
+            mends=mends.ids,
             problems=dict(dataset.problems),
             long_prompts=dict(dataset.long_prompts),
             warm_start=warm,

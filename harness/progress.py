@@ -35,12 +35,14 @@ class Identity:
       recipe: What is run.
       mode: `mended` or `stock`.
       environment: Versions and devices under which it began.
+      fixes: Which fixes were chosen, as `harness.upstream.mends` takes it.
     """
 
     id: str
     recipe: recipe_lib.Recipe
     mode: str
     environment: Mapping[str, Any]
+    fixes: str = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,9 @@ def identity_of(out: pathlib.Path) -> Identity | None:
         if tree["schema"] != SCHEMA:
             raise ValueError(f"it is of schema {tree['schema']}")
         recipe = recipe_lib.from_dict(tree["recipe"])
-        return Identity(tree["id"], recipe, tree["mode"], tree["environment"])
+        return Identity(
+            tree["id"], recipe, tree["mode"], tree["environment"], tree.get("fixes", "all")
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -183,6 +187,7 @@ def claim(
     mode: str,
     environment: Mapping[str, Any],
     *,
+    fixes: str = "all",
     resume: bool = False,
     worth_keeping: Sequence[str] = (),
 ) -> Iterator[Progress]:
@@ -196,6 +201,7 @@ def claim(
       recipe: What is to run.
       mode: `mended` or `stock`.
       environment: Versions and devices.
+      fixes: Which fixes are chosen.
       resume: Whether to go on with a run that the folder holds; where it holds
         none, one begins.
       worth_keeping: Glob patterns in the folder; where one matches, a failed
@@ -227,12 +233,12 @@ def claim(
             if found is not None:
                 if not resume:
                     raise _not_empty(out)
-                _check_same(out, found, recipe, mode)
+                _check_same(out, found, recipe, mode, fixes)
                 created = []
                 yield Progress(out, found, resumed=True)
                 return
             created = created or [out / FOLDER]
-            made = Identity(secrets.token_hex(8), recipe, mode, environment)
+            made = Identity(secrets.token_hex(8), recipe, mode, environment, fixes)
             _introduce(out, made)
             try:
                 yield Progress(out, made, resumed=False)
@@ -303,9 +309,15 @@ def _locked(out: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _check_same(out: pathlib.Path, found: Identity, recipe: recipe_lib.Recipe, mode: str) -> None:
-    asked = {"upstream": mode, **_leaves(recipe_lib.to_dict(recipe))}
-    there = {"upstream": found.mode, **_leaves(recipe_lib.to_dict(found.recipe))}
+def _check_same(
+    out: pathlib.Path, found: Identity, recipe: recipe_lib.Recipe, mode: str, fixes: str
+) -> None:
+    asked = {"upstream": mode, "fixes": fixes, **_leaves(recipe_lib.to_dict(recipe))}
+    there = {
+        "upstream": found.mode,
+        "fixes": found.fixes,
+        **_leaves(recipe_lib.to_dict(found.recipe)),
+    }
     for name in sorted(asked.keys() | there.keys()):
         if asked.get(name) != there.get(name):
             raise errors.HarnessError(
@@ -329,6 +341,7 @@ def _introduce(out: pathlib.Path, identity: Identity) -> None:
         "schema": SCHEMA,
         "id": identity.id,
         "mode": identity.mode,
+        "fixes": identity.fixes,
         "recipe": recipe_lib.to_dict(identity.recipe),
         "environment": dict(identity.environment),
     }

@@ -72,7 +72,7 @@ def train(
     make_cluster: Callable[..., upstream.Cluster],
     reward_fn: upstream.RewardFn,
     *,
-    mends: Sequence[str],
+    mends: upstream.Fixes,
     kept: progress.Progress,
     options: Options,
 ) -> Trained:
@@ -83,7 +83,7 @@ def train(
       dataset: Batches.
       make_cluster: `harness.upstream.make_cluster` with the models, the mesh and the tokenizer.
       reward_fn: Scores completions.
-      mends: Ids of the mends.
+      mends: The fixes in place.
       kept: The run's folder.
       options: Who is told, and who may end it.
 
@@ -95,8 +95,8 @@ def train(
         the run was asked to end.
     """
     out, run = kept.out, kept.identity.id
-    point = upstream.latest(out, run) if mends else upstream.Point(0, 0)
-    if not mends and kept.resumed and upstream.saved_steps(out):
+    point = upstream.Point(0, 0) if mends.stock else upstream.latest(out, run)
+    if mends.stock and kept.resumed and upstream.saved_steps(out):
         raise errors.HarnessError(
             "Tunix as installed does not go on where it stopped (resume-skips-data, "
             "resume-restarts-noise and others of the ledger): begin anew, or use the mended mode"

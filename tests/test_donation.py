@@ -213,7 +213,7 @@ def donating(own_cache) -> Iterator[Ran]:
 
 def test_training_is_that_without_donation_bit_for_bit(donating):
     lab = Lab("mended")
-    lab.mends = tuple(each for each in lab.mends if each != ID)
+    lab.mends = lab.mends.without([ID])
     try:
         plain = train(lab)
     finally:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harness import models
+from harness import models, upstream
 from harness import recipe as recipe_lib
 from harness.checks.lab import Lab, Pieces, Replay
 from harness.oracle import gemma as oracle
@@ -175,7 +175,7 @@ def test_a_checkpoint_holds_the_head_and_a_new_process_goes_on_from_it(trained, 
 
 
 def test_without_the_fix_the_head_stays_where_it_was(lab):
-    fixes, lab.mends = lab.mends, tuple(each for each in lab.mends if each != ID)
+    fixes, lab.mends = lab.mends, lab.mends.without([ID])
     try:
         pieces = lab.build(*ASSIGNMENTS)
     finally:
@@ -207,7 +207,7 @@ def test_a_full_critic_is_left_alone_and_a_head_under_upstreams_other_name_is_no
 
 def test_what_the_policy_holds_is_counted_once(trained):
     recipe, mesh = trained.pieces.recipe, trained.pieces.mesh
-    planned = programs.abstract_learner(recipe, mesh, trained.pieces.learner._mends)
+    planned = programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
     here = {each.name: each for each in programs.resident(trained.pieces.learner)}
     for each in programs.resident(planned):
         assert (here[each.name].arrays, here[each.name].bytes) == (each.arrays, each.bytes)

@@ -135,7 +135,9 @@ def test_eight_devices_run_the_whole_recipe_and_reach_the_same_weights(finished_
 
 
 def test_mends_are_named(finished_run):
-    assert finished_run.json["upstream"]["mends"] == list(upstream.present())
+    fixes = upstream.mends("mended")
+    assert finished_run.json["upstream"]["mends"] == list(fixes)
+    assert {*fixes, *fixes.avoided} == set(upstream.present())
 
 
 def test_a_folder_with_another_run_is_refused_and_left_alone(finished_run):

@@ -37,7 +37,7 @@ from harness.plan import (
     wall,
     worker,
 )
-from harness.upstream import donation, programs, temperature
+from harness.upstream import donation, hooks, programs, temperature
 
 from .conftest import small_recipe
 
@@ -118,7 +118,9 @@ def test_sizes_between_two_known_ones_are_estimated_on_the_line():
 
 
 def job(*assignments: str, program: str = "logps", rows: int = 4, **changes: Any) -> store.Job:
-    found = store.Job(small_recipe(*assignments), ("a-mend",), "v6e-1", program, rows)
+    found = store.Job(
+        small_recipe(*assignments), upstream.Fixes(("a-fix",)), "v6e-1", program, rows
+    )
     return dataclasses.replace(found, **changes)
 
 
@@ -139,7 +141,7 @@ def test_what_is_kept_comes_back(tmp_path):
         job(rows=8),
         job(program="values"),
         job(place="v5e-1"),
-        job(mends=()),
+        job(mends=upstream.STOCK),
         job("model.dtype=bfloat16"),
         job("model.remat=decoder"),
         job("lora.rank=8"),
@@ -511,7 +513,7 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
 
         def jitted(*args, name=name, jit=jit, **kwargs):
             step, evaluate = jit(*args, **kwargs)
-            function = programs.holder_of(step)
+            function = hooks.holder_of(step)
             function.jitted_fn = only_noting(name, function.jitted_fn)
             return step, evaluate
 

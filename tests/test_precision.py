@@ -256,7 +256,12 @@ def test_tunix_as_installed_is_not_asked_for_what_it_has_no_setting_for(field):
     nothing: Any = None
     with pytest.raises(HarnessError, match=f"^{field} has no effect on Tunix as installed"):
         cluster.make_cluster(
-            recipe, mesh=nothing, actor=nothing, critic=nothing, tokenizer=nothing, mends=()
+            recipe,
+            mesh=nothing,
+            actor=nothing,
+            critic=nothing,
+            tokenizer=nothing,
+            mends=upstream.STOCK,
         )
 
 

@@ -109,6 +109,7 @@ class Report:
 def check(
     mode: upstream.Mode = "mended",
     *,
+    fixes: str = "all",
     only: Sequence[str] = (),
     slow: bool = False,
     reproduce: bool = False,
@@ -118,6 +119,7 @@ def check(
 
     Args:
       mode: `mended`, or `stock` for Tunix exactly as installed.
+      fixes: Which fixes are in place: `all`, `none`, `all,-ID` or `ID,ID`.
       only: Ids of properties; none for all that are not slow.
       slow: Whether slow properties are looked at too.
       reproduce: Whether each entry's reproduction is run.
@@ -130,7 +132,7 @@ def check(
       HarnessError: There is no such property.
     """
     chosen = checks.select(only, slow=slow)
-    lab = Lab(mode)
+    lab = Lab(mode, fixes)
     outcomes = []
     try:
         for each in chosen:
@@ -147,7 +149,7 @@ def check(
         Finding(
             defect=defect,
             present=_present(defect, probed, looked, broken, shown.get(defect.id)),
-            mended=defect.id in lab.mends,
+            mended=lab.mends.cover(defect.id),
             reproduction=shown.get(defect.id),
         )
         for defect in wanted

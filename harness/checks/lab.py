@@ -126,17 +126,18 @@ class Lab:
 
     Attributes:
       mode: `mended`, or `stock` for Tunix exactly as installed.
-      mends: Ids of the mends in place.
+      mends: The fixes in place.
     """
 
-    def __init__(self, mode: upstream.Mode = "mended"):
+    def __init__(self, mode: upstream.Mode = "mended", fixes: str = "all"):
         """Prepares nothing yet.
 
         Args:
           mode: See the class.
+          fixes: Which fixes are in place, as `harness.upstream.mends` takes it.
         """
         self.mode = mode
-        self.mends = upstream.mends(mode)
+        self.mends = upstream.mends(mode, fixes)
         self._folder = tempfile.TemporaryDirectory(prefix="ppo-harness-checks-")
         self._learners: list[upstream.Learner] = []
         self._rehearsals: dict[Any, tuple[rehearsal.Rehearsal, ...]] = {}
@@ -156,7 +157,7 @@ class Lab:
         Returns:
           Ids, in their order.
         """
-        return [name for name in names if name not in self.mends and upstream.standing(name)]
+        return [name for name in names if not self.mends.cover(name) and upstream.standing(name)]
 
     @functools.cached_property
     def recipe(self) -> recipe_lib.Recipe:

@@ -156,7 +156,7 @@ def _train(
 
 
 def _broken(lab: Lab, defects: Collection[str]) -> bool:
-    return bool(set(defects) - set(lab.mends))
+    return not all(lab.mends.cover(each) for each in defects)
 
 
 _BREAKS_LEARNING = ("reward-truncated", "end-token-dropped", "whitening-group")

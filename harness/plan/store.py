@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from harness import accounting, cache, errors
+from harness import accounting, cache, errors, upstream
 from harness import recipe as recipe_lib
 from harness.measure import environment
 from harness.plan import sources
@@ -100,23 +100,27 @@ class Job:
 
     Attributes:
       recipe: The recipe.
-      mends: Ids of the mends of Tunix.
+      mends: The fixes of Tunix in place.
       place: Name of the slice.
       program: Name of the program, or `resident`.
       rows: Sequences in one call.
     """
 
     recipe: recipe_lib.Recipe
-    mends: tuple[str, ...]
+    mends: upstream.Fixes
     place: str
     program: str
     rows: int
+
+    @property
+    def _fixes(self) -> list[str] | None:
+        return None if self.mends.stock else list(self.mends)
 
     def to_dict(self) -> dict[str, Any]:
         """Gives plain JSON values."""
         return {
             "recipe": recipe_lib.to_dict(self.recipe),
-            "mends": list(self.mends),
+            "mends": self._fixes,
             "place": self.place,
             "program": self.program,
             "rows": self.rows,
@@ -127,7 +131,9 @@ class Job:
         """Reads what `to_dict` gave."""
         return cls(
             recipe=recipe_lib.from_dict(tree["recipe"]),
-            mends=tuple(tree["mends"]),
+            mends=(
+                upstream.STOCK if tree["mends"] is None else upstream.Fixes(tuple(tree["mends"]))
+            ),
             place=tree["place"],
             program=tree["program"],
             rows=tree["rows"],
@@ -167,7 +173,7 @@ class Store:
             "max_steps": accounting.max_steps(job.recipe),
             "accumulation": batching.mini_batch // batching.train_micro_batch,
             "mini_batch": batching.mini_batch if job.program == "resident" else None,
-            "mends": list(job.mends),
+            "mends": job._fixes,
             "versions": self._versions,
             "flags": self.compiler_flags,
             "sources": self._sources,

@@ -39,13 +39,16 @@ from harness.upstream.ledger import (
 from harness.upstream.metrics import Scalars, not_finite, rows
 from harness.upstream.parts import measure
 from harness.upstream.resume import Point, latest, seal, take_back
+from harness.upstream.selection import STOCK, Fixes
 from harness.upstream.trace import Trace, parameters, watch, weights
 
 __all__ = [
     "DEFECTS",
+    "STOCK",
     "SUPPORTED",
     "Cluster",
     "Defect",
+    "Fixes",
     "Generator",
     "Learner",
     "Mode",

@@ -9,19 +9,16 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.core
 import numpy as np
 from flax import nnx
 from tunix.rl import common
-from tunix.rl.ppo import ppo_learner
 
 from harness.measure import compiles
-from harness.upstream import donation, temperature
+from harness.upstream import donation, hooks, temperature
 from harness.upstream import learner as learner_lib
-from harness.upstream import programs as programs_lib
 
 NAMES = ("prefill", "decode", "old_logps", "values", "advantages", "actor_step", "critic_step")
 
@@ -70,8 +67,8 @@ def _current(leaf: Any) -> Any:
     return leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
 
 
-class _Ear:
-    """Stands before a jitted function, and notes its first call that is no trace."""
+class _Recorder:
+    """Stands before a jitted function, and records its first call that is no trace."""
 
     def __init__(
         self,
@@ -139,14 +136,14 @@ def programs(
     """
     found: dict[str, Program] = {}
     cluster: Any = learner.rl_cluster
-    with _listening(cluster, found):
+    with _recording(cluster, found):
         example = learner_lib.generate_example(learner, batch)
     if not updates:
         return {name: found[name] for name in NAMES if name in found}
     size = cluster.cluster_config.training_config.train_micro_batch_size
     if size is not None:
         example = jax.tree.map(lambda leaf: leaf[:size], example)
-    with _listening_trainers(cluster, found):
+    with _recording_trainers(cluster, found):
         learner_lib.train_on(learner, example)
     return {name: found[name] for name in NAMES}
 
@@ -170,14 +167,14 @@ def never_end(learner: learner_lib.Learner) -> None:
     config = cluster.cluster_config
     longest = dataclasses.replace(config.rollout_config, eos_tokens=[_NO_TOKEN])
     cluster.cluster_config = dataclasses.replace(config, rollout_config=longest)
-    _settle(cluster.rollout._sampler)
+    _settle(cluster)
 
 
 class _SettledError(Exception):
     """Ends a call of the sampler before it samples."""
 
 
-def _settle(sampler: Any) -> None:
+def _settle(cluster: Any) -> None:
     """Lets a sampler make its functions for the end tokens, before they are listened to.
 
     A mended one makes them anew when it is called with other end tokens.
@@ -187,77 +184,70 @@ def _settle(sampler: Any) -> None:
         raise _SettledError
 
     with (
-        mock.patch.object(sampler, "init_sample_state", stop),
+        hooks.SAMPLING_STATE.wrapped(cluster, lambda begin: stop),
         contextlib.suppress(_SettledError),
     ):
-        sampler(["1"], max_generation_steps=1, max_prompt_length=1, eos_tokens=[_NO_TOKEN])
+        hooks.sampler_of(cluster)(
+            ["1"], max_generation_steps=1, max_prompt_length=1, eos_tokens=[_NO_TOKEN]
+        )
 
 
 @contextlib.contextmanager
-def _listening(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
-    registry: Any = ppo_learner.registry
-    look_up = registry.get
-
-    def get(kind: str, name: str) -> Any:
-        function = look_up(kind, name)
-        if kind != "advantage_estimator":
-            return function
-        return _Ear("advantages", function, found)
-
+def _recording(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
     variables = _variables(cluster)
+
+    def noting(name: str) -> hooks.Wrapper:
+        return lambda program: _Recorder(name, program, found, variables)
+
+    def looking_up(look_up: Any) -> Any:
+        def get(kind: str, name: str) -> Any:
+            function = look_up(kind, name)
+            return function if kind != "advantage_estimator" else noting("advantages")(function)
+
+        return get
+
     with contextlib.ExitStack() as stack:
         for score in (common.compute_score, donation.score_program):
-            ear = _Ear("values", score.jitted_fn, found, variables)
-            stack.enter_context(mock.patch.object(score, "jitted_fn", ear))
-        stack.enter_context(_listening_sampler(cluster, found, variables))
-        stack.enter_context(
-            temperature.replaced(lambda program: _Ear("old_logps", program, found, variables))
-        )
-        stack.enter_context(mock.patch.object(registry, "get", get))
+            stack.enter_context(hooks.JITTED.wrapped(score, noting("values")))
+        stack.enter_context(hooks.PREFILL.wrapped(cluster, noting("prefill")))
+        stack.enter_context(hooks.DECODE.wrapped(cluster, noting("decode")))
+        stack.enter_context(temperature.replaced(noting("old_logps")))
+        stack.enter_context(hooks.ALGORITHMS.wrapped(None, looking_up))
         yield
 
 
 def _variables(cluster: Any) -> dict[int, nnx.Variable]:
     """Return the variables of the models that are trained, by the ids of their arrays."""
     models = (cluster.actor_trainer.model, cluster.critic_trainer.model)
-    return {
-        id(variable.get_raw_value()): variable
-        for model in models
-        for _, variable in nnx.to_flat_state(nnx.state(model))
-    }
+    return {key: each for model in models for key, each in hooks.variables_of(model).items()}
 
 
 @contextlib.contextmanager
-def _listening_sampler(
-    cluster: Any, found: dict[str, Program], variables: Mapping[int, nnx.Variable]
-) -> Iterator[None]:
-    sampler = cluster.rollout._sampler
+def _recording_trainers(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for name in ("prefill", "decode"):
-            attribute = f"_compiled_{name}_fn"
-            ear = _Ear(name, getattr(sampler, attribute), found, variables)
-            stack.enter_context(mock.patch.object(sampler, attribute, ear))
-        yield
 
+        def making(name: str) -> hooks.Wrapper:
+            def wrapper(make: Any) -> Any:
+                def made(*args: Any, **kwargs: Any) -> Any:
+                    steps = make(*args, **kwargs)
+                    # Where the trainer keeps it, under its cache of the modules' graphs.
+                    holder = hooks.holder_of(steps[0])
+                    if not isinstance(hooks.JITTED.get(holder), _Recorder):
+                        variables = _variables(cluster)
+                        stack.enter_context(
+                            hooks.JITTED.wrapped(
+                                holder, lambda jitted: _Recorder(name, jitted, found, variables)
+                            )
+                        )
+                    return steps
 
-@contextlib.contextmanager
-def _listening_trainers(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
+                return made
+
+            return wrapper
+
         for name, trainer in (
             ("actor_step", cluster.actor_trainer),
             ("critic_step", cluster.critic_trainer),
         ):
-            make = trainer.jit_train_and_eval_step
-
-            def made(
-                *args: Any, _name: str = name, _trainer: Any = trainer, _make: Any = make, **kw: Any
-            ) -> Any:
-                steps = _make(*args, **kw)
-                # The function that upstream keeps, under its cache of the modules' graphs.
-                jitted = programs_lib.holder_of(_trainer._jitted_train_step_fn)
-                ear = _Ear(_name, jitted.jitted_fn, found, _variables(cluster))
-                stack.enter_context(mock.patch.object(jitted, "jitted_fn", ear))
-                return steps
-
-            stack.enter_context(mock.patch.object(trainer, "jit_train_and_eval_step", made))
+            stack.enter_context(hooks.STEPS.wrapped(trainer, making(name)))
         yield

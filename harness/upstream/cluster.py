@@ -34,6 +34,7 @@ from harness.upstream import (
     writers,
 )
 from harness.upstream import temperature as temperature_lib
+from harness.upstream.selection import STOCK, Fixes
 
 Cluster = rl_cluster.RLCluster
 
@@ -45,7 +46,7 @@ _NO_WRITING = (
 
 
 class MendedCluster(rl_cluster.RLCluster):
-    """Upstream's cluster with chosen mends; each is an entry of the ledger.
+    """Upstream's cluster that saves between two batches, both models or neither, and chosen fixes.
 
     Attributes:
       generation_mode: What the next generation is for: training or evaluation.
@@ -63,7 +64,7 @@ class MendedCluster(rl_cluster.RLCluster):
         """Builds upstream's cluster; see there.
 
         Args:
-          mends: Ids in `harness.upstream.ledger`.
+          mends: Ids of the issues to fix.
           note: Written into the metadata of each checkpoint.
           **kwargs: Upstream's arguments.
         """
@@ -75,12 +76,9 @@ class MendedCluster(rl_cluster.RLCluster):
             super().__init__(**kwargs)
         if "model-not-donated" in self._mends:
             self._donate_models()
-        if "resume-mid-batch-step" in self._mends:
-            for trainer in (self.actor_trainer, self.critic_trainer):
-                self._hold_back_checkpoints(trainer)
-        if "last-checkpoint-no-metadata" in self._mends:
-            for trainer in (self.actor_trainer, self.critic_trainer):
-                _describe_last_checkpoint(self, trainer)
+        for trainer in (self.actor_trainer, self.critic_trainer):
+            self._hold_back_checkpoints(trainer)
+            _describe_last_checkpoint(self, trainer)
         if "reference-without-temperature" in self._mends:
             worker: Any = self.inference_worker
             config: Any = self.cluster_config.rollout_config
@@ -320,7 +318,7 @@ def make_cluster(
     tokenizer: Tokenizer,
     reference: nnx.Module | None = None,
     directory: pathlib.Path | None = None,
-    mends: Collection[str] = (),
+    mends: Fixes = STOCK,
     log_probs: bool = False,
     note: Mapping[str, str] | None = None,
 ) -> Cluster:
@@ -335,17 +333,17 @@ def make_cluster(
       reference: Frozen policy for the KL penalty; needed if `ppo.beta` > 0.
       directory: Where `checkpoints/`, and the figures of `metrics.backends`, go;
         none writes neither.
-      mends: Ids in `harness.upstream.ledger` of the defects to mend.
+      mends: Fixes to put in place.
       log_probs: Whether the rollout worker also gives the sampler's log-probs.
-      note: Written into the metadata of each checkpoint, where saving is mended.
+      note: Written into the metadata of each checkpoint, stock Tunix apart.
 
     Returns:
       The cluster.
 
     Raises:
-      HarnessError: Without fixes, the recipe asks for a dtype that Tunix has no setting for.
+      HarnessError: The recipe asks stock Tunix for a dtype that it has no setting for.
     """
-    if not mends:
+    if mends.stock:
         precision.check_stock(recipe)
     batching = recipe.batching
     # Orbax refuses relative folders, and only at the first checkpoint.
@@ -387,17 +385,17 @@ def make_cluster(
     }
     with precision.accumulating_in(recipe.precision.accumulators_dtype):
         made = (
-            MendedCluster(mends=mends, note=note, **arguments)
-            if mends
-            else rl_cluster.RLCluster(**arguments)
+            rl_cluster.RLCluster(**arguments)
+            if mends.stock
+            else MendedCluster(mends=mends, note=note, **arguments)
         )
     versions.hide_bars(made.actor_trainer, made.critic_trainer)
     writers.watch(made._rl_metrics_logger)
     return made
 
 
-def _rollout_engine(recipe: recipe_lib.Recipe, mends: Collection[str]) -> Any:
-    if not mends:
+def _rollout_engine(recipe: recipe_lib.Recipe, mends: Fixes) -> Any:
+    if mends.stock:
         return "vanilla"
     return functools.partial(
         rollout.MendedRollout,

@@ -24,6 +24,9 @@ class Defect:
       shown_by: Ids of the properties that it breaks; none if only its
         reproduction shows it.
       releases: Supported releases of Tunix that have it.
+      engine: Whether the engine of this harness never meets it, so that there is no fix to
+        choose: what it takes is needed whatever is fixed.
+      fixed_with: Id of the issue whose fix corrects this one too; None if it has its own.
     """
 
     id: str
@@ -34,6 +37,13 @@ class Defect:
     probe: Callable[[], bool] | None = None
     shown_by: tuple[str, ...] = ()
     releases: tuple[str, ...] = ("0.1.6", "0.1.7")
+    engine: bool = False
+    fixed_with: str | None = None
+
+    @property
+    def fix(self) -> str:
+        """Id of the issue that its fix is named after."""
+        return self.fixed_with or self.id
 
 
 DEFECTS: tuple[Defect, ...] = (
@@ -106,6 +116,7 @@ DEFECTS: tuple[Defect, ...] = (
         probe=probes.reference_at_another_temperature,
         shown_by=("divergence",),
         releases=("0.1.7",),
+        fixed_with="log-prob-temperature",
     ),
     Defect(
         id="reference-without-temperature",
@@ -170,6 +181,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="The position is divided by the epochs.",
         probe=probes.resume_skips_epochs,
         shown_by=("resume-data", "resume-equals-going-on"),
+        engine=True,
     ),
     Defect(
         id="last-checkpoint-no-metadata",
@@ -179,6 +191,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="It is saved with the metadata of every other checkpoint, and the right step.",
         probe=probes.last_checkpoint_is_bare,
         shown_by=("restored-state",),
+        engine=True,
     ),
     Defect(
         id="seed-array-donated",
@@ -242,6 +255,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="Masked places are set to 0 before the loss.",
         probe=probes.masked_log_prob_spoils_gradient,
         shown_by=("masked-garbage-does-not-count",),
+        fixed_with="masked-nan-leaks",
     ),
     Defect(
         id="masked-nan-leaks",
@@ -364,6 +378,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="As noise-repeats, where no seed is configured.",
         probe=probes.noise_repeats,
         shown_by=("noise-is-fresh",),
+        fixed_with="noise-repeats",
     ),
     Defect(
         id="empty-completion-reward-lost",
@@ -373,6 +388,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="As end-token-dropped: the row holds its end token.",
         probe=probes.end_token_dropped,
         shown_by=("completions-end",),
+        fixed_with="end-token-dropped",
     ),
     Defect(
         id="clip-fraction-unweighted",
@@ -382,6 +398,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="As micro-batch-token-mean: figures are weighed as the loss is.",
         probe=probes.micro_batches_count_alike,
         shown_by=("losses",),
+        fixed_with="micro-batch-token-mean",
     ),
     Defect(
         id="eval-first-micro-batch",
@@ -467,6 +484,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="As mini-batch-off-policy: each epoch cuts the batch anew.",
         probe=probes.mini_batches_are_sampled_apart,
         shown_by=("passes-are-shuffled",),
+        fixed_with="mini-batch-off-policy",
     ),
     Defect(
         id="trajectory-ids-skip",
@@ -485,6 +503,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="Noise and order follow from the number of the mini-batch.",
         probe=probes.resume_restarts_noise,
         shown_by=("resume-data", "resume-equals-going-on"),
+        engine=True,
     ),
     Defect(
         id="resume-mid-batch-step",
@@ -494,6 +513,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="A checkpoint that falls due within a batch is made at its end.",
         probe=probes.saves_within_a_batch,
         shown_by=("checkpoints-end-a-batch",),
+        engine=True,
     ),
     Defect(
         id="resume-actor-critic-apart",
@@ -503,6 +523,7 @@ DEFECTS: tuple[Defect, ...] = (
         mend="It is refused; a run goes on from the newest step that both have whole.",
         probe=probes.resume_takes_any_two,
         shown_by=("resume-takes-both",),
+        engine=True,
     ),
     Defect(
         id="resume-samples-initial-policy",

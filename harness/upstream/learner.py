@@ -1,11 +1,11 @@
-"""Upstream's PPO learner from a recipe, and the mends that concern losses and data."""
+"""Upstream's PPO learner from a recipe: what a run needs of it, and fixes of losses and data."""
 
 import contextlib
 import dataclasses
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.struct
@@ -20,8 +20,9 @@ from tunix.rl.ppo import ppo_learner
 from harness import errors
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
-from harness.upstream import keys, passes, rebind, rollout
+from harness.upstream import keys, passes, rebind
 from harness.upstream import temperature as temperature_lib
+from harness.upstream.selection import STOCK, Fixes
 
 RewardFn = Callable[..., Sequence[float]]
 Learner = ppo_learner.PPOLearner
@@ -77,7 +78,12 @@ class Watcher(Protocol):
 
 
 class MendedLearner(ppo_learner.PPOLearner):
-    """Upstream's PPO learner with chosen mends; each is an entry of the ledger."""
+    """Upstream's PPO learner that a run can be stopped and gone on with, and chosen fixes.
+
+    Whatever is fixed, it goes on at the batch after the last that was saved, with the noise and
+    the order that a run without a break has there, saves between two batches alone, and reports
+    what it does to a watcher.
+    """
 
     def __init__(
         self,
@@ -87,34 +93,29 @@ class MendedLearner(ppo_learner.PPOLearner):
         watcher: Watcher | None = None,
         **kwargs: Any,
     ):
-        """Builds upstream's learner and mends it.
+        """Build upstream's learner.
 
         Args:
-          mends: Ids in `harness.upstream.ledger`.
+          mends: Ids of the issues to fix.
           temperature: Temperature of the rollouts.
-          watcher: Is told what happens.
-          **kwargs: Upstream's arguments.
+          watcher: Receives what happens.
+          **kwargs: Upstream's arguments; the cluster must be a `MendedCluster`.
         """
         self._mends = frozenset(mends)
         self._watcher = watcher
         self._examples: list[Any] = []
         super().__init__(**kwargs)
-        if "resume-actor-critic-apart" in self._mends:
-            _check_together(self.rl_cluster)
+        _check_together(self.rl_cluster)
         self._batches_ended = self.rl_cluster.global_steps
-        if isinstance(self.rl_cluster, cluster_lib.MendedCluster):
-            self.rl_cluster.on_close = functools.partial(self._end_batch, last=True)
+        self._cluster.on_close = functools.partial(self._end_batch, last=True)
         actor, critic = self.rl_cluster.actor_trainer, self.rl_cluster.critic_trainer
         policy_loss: LossFn = actor.loss_fn  # type: ignore[assignment]
         if "log-prob-temperature" in self._mends:
             policy_loss = temperature_lib.at_temperature(policy_loss, temperature)
         actor.with_loss_fn(self._mended_loss(policy_loss), has_aux=True)
         critic.with_loss_fn(self._mended_loss(critic.loss_fn), has_aux=True)  # type: ignore[arg-type]
-        self._micro_batches_to_skip = 0
-        if "resume-skips-data" in self._mends:
-            # Data is skipped by micro-batches, which each epoch uses again.
-            self._micro_batches_to_skip = self._last_iter_step // self._num_iterations()
-            self._last_iter_step = 0
+        # Upstream skips data by a count of micro-batches, which each epoch uses again.
+        self._last_iter_step = 0
         self._first_shuffle_seed = self._data_shuffle_seed
         self._sizes: passes.Sizes | None = None
         self._preparing = threading.Lock()
@@ -127,11 +128,36 @@ class MendedLearner(ppo_learner.PPOLearner):
             ppo_learner.PPOLearner._generate_and_compute_advantage, **names
         )
 
+    @property
+    def _cluster(self) -> cluster_lib.MendedCluster:
+        return self.rl_cluster  # type: ignore[return-value]
+
+    def train(
+        self,
+        train_ds: Iterable[Any],
+        eval_ds: Iterable[Any] | None = None,
+        skip_jit: bool = False,
+    ) -> None:
+        """Train on the batches after those that were trained on before a resume.
+
+        Args:
+          train_ds: All batches of the run, those that are done included.
+          eval_ds: Batches for validation.
+          skip_jit: As upstream's.
+        """
+        batches = itertools.islice(train_ds, self.rl_cluster.global_steps, None)
+        first = next(batches, None)
+        if first is None:
+            self.rl_cluster.close()
+            return
+        # Trajectories are numbered by it; a run without a break would be there.
+        self._iter_steps = self.rl_cluster.actor_trainer.iter_steps
+        super().train(itertools.chain([first], batches), eval_ds, skip_jit)
+
     def _generate_and_compute_advantage(
         self, training_input: Any, mode: rl_cluster.Mode = rl_cluster.Mode.TRAIN
     ) -> TrainExample:
-        if isinstance(self.rl_cluster, cluster_lib.MendedCluster):
-            self.rl_cluster.generation_mode = mode
+        self._cluster.generation_mode = mode
         return self._upstream_advantage(self, training_input, mode)
 
     def _prepare_data(
@@ -155,11 +181,9 @@ class MendedLearner(ppo_learner.PPOLearner):
             except BaseException:
                 kwargs["data_queue"].put(None)  # or who waits for data waits for ever
                 raise
-            if self._micro_batches_to_skip:
-                kwargs["iterator"] = self._skipping(kwargs["iterator"])
         # Validation is prepared on another thread, and both take from one seed.
         with self._preparing:
-            if training and "resume-restarts-noise" in self._mends:
+            if training:
                 self._begin_mini_batch()
             prepare(*args, **kwargs)
 
@@ -187,13 +211,6 @@ class MendedLearner(ppo_learner.PPOLearner):
         finally:
             self._data_shuffle_seed = key
             data_queue.put(None)  # the trainers wait for it, whatever happened
-
-    def _skipping(self, iterator: Iterator[Any]) -> Iterator[Any]:
-        """Leaves out what was used before a resume, when the first micro-batch is asked for."""
-        skip, self._micro_batches_to_skip = self._micro_batches_to_skip, 0
-        # Trajectories are numbered by it; a run that went on would be there.
-        self._iter_steps = self.rl_cluster.actor_trainer.iter_steps
-        return itertools.islice(iterator, skip, None)
 
     def _run_mini_batch_step(self, *args: Any, **kwargs: Any) -> None:
         super()._run_mini_batch_step(*args, **kwargs)
@@ -234,16 +251,14 @@ class MendedLearner(ppo_learner.PPOLearner):
 
     def _end_batch(self, *, last: bool = False) -> None:
         """Does what is due between two batches, or after the last."""
-        cluster = self.rl_cluster
-        if not isinstance(cluster, cluster_lib.MendedCluster):
-            return
+        cluster = self._cluster
         done, wanted = cluster.global_steps, last
         if done > self._batches_ended:
             self._batches_ended = done
             if self._watcher is not None:
                 self._write_metrics()
                 wanted |= self._watcher.batch_ended(done)
-        if "resume-mid-batch-step" in self._mends and (wanted or cluster.checkpoint_due):
+        if wanted or cluster.checkpoint_due:
             self._tell("checkpoint")
             step = cluster.save_checkpoints()
             if self._watcher is not None:
@@ -265,8 +280,8 @@ class MendedLearner(ppo_learner.PPOLearner):
         number = self.rl_cluster.actor_trainer.iter_steps // (accumulation * self._num_iterations())
         if self._first_shuffle_seed is not None:
             self._data_shuffle_seed = keys.fold_in(self._first_shuffle_seed, number)
-        if isinstance(self.rl_cluster.rollout, rollout.MendedRollout):
-            self.rl_cluster.rollout.begin_mini_batch(number)
+        worker: Any = self.rl_cluster.rollout
+        worker.begin_mini_batch(number)
 
     def _process_accumulated_batches(self, *args: Any, **kwargs: Any) -> list[Any]:
         examples = super()._process_accumulated_batches(*args, **kwargs)
@@ -382,7 +397,7 @@ def make_learner(
     *,
     cluster: cluster_lib.Cluster,
     reward_fn: RewardFn,
-    mends: Collection[str] = (),
+    mends: Fixes = STOCK,
     watcher: Watcher | None = None,
 ) -> Learner:
     """Builds the PPO learner.
@@ -391,8 +406,8 @@ def make_learner(
       recipe: The algorithm's numbers and the seed.
       cluster: The models.
       reward_fn: Scores completions; see `harness.rewards`.
-      mends: Ids in `harness.upstream.ledger` of the defects to mend.
-      watcher: Is told what a mended learner does.
+      mends: Fixes to put in place; the cluster must have been made with the same.
+      watcher: Receives what a learner does that is not stock.
 
     Returns:
       A learner; `train` runs it.
@@ -404,7 +419,7 @@ def make_learner(
         "metric_fns": [_format_rate],
         "data_shuffle_seed": recipe.seed,
     }
-    if not mends:
+    if mends.stock:
         return ppo_learner.PPOLearner(**arguments)
     return MendedLearner(
         mends=mends, temperature=recipe.rollout.temperature, watcher=watcher, **arguments

@@ -4,10 +4,12 @@ import functools
 import importlib.metadata
 import importlib.resources
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 from harness import errors
 from harness.upstream.defects import DEFECTS, Defect
+from harness.upstream.selection import STOCK, Fixes
 
 Mode = Literal["mended", "stock"]
 SUPPORTED = ("0.1.6", "0.1.7")
@@ -47,19 +49,70 @@ def present() -> tuple[str, ...]:
     return tuple(defect.id for defect in DEFECTS if defect.probe and found[defect.probe])
 
 
-def mends(mode: Mode) -> tuple[str, ...]:
-    """Gives the ids of the mends to apply: of every defect found that has one, or none.
+def mends(mode: Mode, selection: str = "all") -> Fixes:
+    """Return the fixes to put in place, of the issues that are found in the installed Tunix.
 
     Args:
       mode: `mended`, or `stock` for Tunix exactly as installed.
+      selection: `all`, `none`, `all,-ID,-ID` or `ID,ID`. Issues with one fix in common go
+        together.
 
     Returns:
-      Ids in the ledger's order.
+      The fixes.
+
+    Raises:
+      HarnessError: The selection names an issue that is not known, has no fix, is not in this
+        Tunix, or is avoided by the engine; or it is given with `stock`.
     """
     if mode == "stock":
-        return ()
-    mendable = {defect.id for defect in DEFECTS if defect.mend}
-    return tuple(name for name in present() if name in mendable)
+        if selection != "all":
+            raise errors.HarnessError(
+                f"fixes '{selection}' cannot be chosen for stock Tunix, which has none: use the "
+                "mended mode, or leave the fixes out"
+            )
+        return STOCK
+    found = present()
+    fixed = [each for each in DEFECTS if each.mend and each.id in found]
+    avoided = tuple(each.id for each in fixed if each.engine)
+    every = [each for each in fixed if not each.engine]
+    chosen = _chosen(selection, [each.id for each in every])
+    return Fixes(tuple(each.id for each in every if each.fix in chosen), avoided)
+
+
+def _chosen(selection: str, every: Sequence[str]) -> set[str]:
+    """Return the fixes that a selection names, each by the id of the issue it is named after."""
+    first, *rest = words = [each.strip() for each in selection.split(",")]
+    if first == "none" and not rest:
+        return set()
+    if first != "all":
+        for each in words:
+            _check_selectable(each)
+            if each not in every:
+                raise errors.HarnessError(
+                    f"fixes: Tunix {installed_version()} does not have '{each}': leave it out"
+                )
+        return {defect(each).fix for each in words}
+    chosen = {defect(each).fix for each in every}
+    for each in rest:
+        if not each.startswith("-"):
+            raise errors.HarnessError(
+                f"fixes: '{each}' after 'all' takes nothing away: write all,-{each}, or the ids "
+                "that are wanted without 'all'"
+            )
+        _check_selectable(each[1:])
+        chosen.discard(defect(each[1:]).fix)
+    return chosen
+
+
+def _check_selectable(name: str) -> None:
+    found = defect(name)
+    if not found.mend:
+        raise errors.HarnessError(f"fixes: '{name}' has no fix: leave it out")
+    if found.engine:
+        raise errors.HarnessError(
+            f"fixes: '{name}' is avoided by the engine, not by a fix that could be chosen: leave "
+            "it out; --upstream stock has neither"
+        )
 
 
 def standing(name: str) -> bool:

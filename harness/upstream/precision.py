@@ -3,15 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import jax.numpy as jnp
 import optax
-from tunix.sft import peft_trainer
 
 from harness import errors
 from harness import recipe as recipe_lib
-from harness.upstream import rebind
+from harness.upstream import hooks, rebind
 
 
 @contextlib.contextmanager
@@ -32,7 +30,7 @@ def accumulating_in(dtype: recipe_lib.Dtype) -> Iterator[None]:
         return optax.MultiSteps(*args, **kwargs, accumulator_dtype=jnp.dtype(dtype))
 
     overlay = rebind.Overlay(optax, MultiSteps=multi_steps)
-    with mock.patch.object(peft_trainer, "optax", overlay):
+    with hooks.TRAINER_OPTAX.wrapped(None, lambda plain: overlay):
         yield
 
 

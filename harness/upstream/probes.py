@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import types
 from typing import Any, cast
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -349,21 +348,20 @@ def resume_takes_any_two() -> bool:
 
 def saves_within_a_batch() -> bool:
     """Does a trainer save at a step of its own, whoever manages it?"""
-    trainer = mock.MagicMock(
-        _iter_steps=0,
-        _train_steps=0,
-        is_managed_externally=True,
-        data_hooks=None,
-        training_hooks=None,
-        custom_checkpoint_metadata=dict,
+    saved: list[int] = []
+    trainer = peft_trainer.PeftTrainer(
+        _Row(),
+        optax.sgd(0.1),
+        peft_trainer.TrainingConfig(eval_every_n_steps=9, max_steps=None),
+        metrics_logger=cast(Any, types.SimpleNamespace(log=lambda *args, **kwargs: None)),
     )
-    trainer.config.max_steps = None
-    trainer.config.get_with_default = lambda name, default: default
-    trainer._prepare_inputs = lambda example: example
-    step = mock.MagicMock(return_value=(0.0, {}, 0.0))
-    trainer.jit_train_and_eval_step.return_value = (step, None)
-    peft_trainer.PeftTrainer.train(trainer, [{}], skip_jit=True)
-    return trainer.checkpoint_manager.save.called
+    trainer.is_managed_externally = True
+    trainer.with_loss_fn(lambda model, x: jnp.sum(cast(Any, model).weights * x))
+    trainer.with_gen_model_input_fn(lambda x: {"x": x})
+    manager: Any = trainer.checkpoint_manager
+    manager.save = lambda step, *args, **kwargs: saved.append(step)
+    trainer.train([jnp.ones(2)], skip_jit=True)
+    return bool(saved)
 
 
 def _resumed_learner(critic_steps: int = 4) -> ppo_learner.PPOLearner:

@@ -10,9 +10,8 @@ upstream's, its mends included, is written a second time.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +20,16 @@ from flax import nnx
 from tunix.rl import common, rl_cluster
 from tunix.rl import utils as rl_utils
 from tunix.rl.ppo import ppo_learner
-from tunix.sft import peft_trainer, sharding_utils
+from tunix.sft import sharding_utils
 
 from harness import models
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
-from harness.upstream import donation, rebind, versions
+from harness.upstream import donation, hooks, rebind, versions
 from harness.upstream import learner as learner_lib
 from harness.upstream import rollout as rollout_lib
 from harness.upstream import temperature as temperature_lib
+from harness.upstream.selection import Fixes
 
 Program = Literal[
     "prefill", "decode", "logps", "reference_logps", "values", "actor_step", "critic_step"
@@ -93,14 +93,14 @@ class _Lowering(Exception):
 
 
 def abstract_learner(
-    recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh, mends: Collection[str]
+    recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh, mends: Fixes
 ) -> learner_lib.Learner:
     """Builds the cluster and the learner of a recipe without weights.
 
     Args:
       recipe: Everything numeric.
       mesh: Devices of every role; they need not exist.
-      mends: Ids in `harness.upstream.ledger`; none leaves upstream as it is.
+      mends: The fixes in place.
 
     Returns:
       A learner that can be lowered and looked at, and not run.
@@ -111,8 +111,8 @@ def abstract_learner(
     )
     trainer_nnx = rebind.Overlay(nnx, Optimizer=_abstract_optimizer)
     with (
-        mock.patch.object(rl_cluster, "rl_utils", cluster_utils),
-        mock.patch.object(peft_trainer, "nnx", trainer_nnx),
+        hooks.CLUSTER_UTILITIES.wrapped(None, lambda plain: cluster_utils),
+        hooks.TRAINER_FLAX.wrapped(None, lambda plain: trainer_nnx),
     ):
         cluster = cluster_lib.make_cluster(
             recipe,
@@ -154,7 +154,7 @@ def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
         with cluster._get_mesh_and_logical_axis_rules_cm(role) as (mesh, _):
             step: Any = trainer.jit_train_and_eval_step(False, True)[0]
             example = _sharded(abstract_example(learner, rows), mesh, trainer.config)
-            with _lowered_instead(holder_of(step)):
+            with _lowered_instead(hooks.holder_of(step)):
                 return _caught(lambda: step(example))
     prompts, completions = _tokens(cluster, rows)
     ids: dict[str, Any] = {
@@ -395,31 +395,16 @@ def _sharded(tree: Any, mesh: jax.sharding.Mesh, config: Any) -> Any:
     return jax.tree.map(laid, tree)
 
 
-def holder_of(step: Any) -> Any:
-    """Return what holds the jitted function of a trainer's step, as its `jitted_fn`.
+def _lowered_instead(holder: Any) -> contextlib.AbstractContextManager[None]:
+    """Let a function of `nnx.jit`, for a while, be lowered where it is called."""
 
-    Args:
-      step: From a trainer's `jit_train_and_eval_step`.
+    def lowering(jitted: Any) -> Any:
+        def lowered(*args: Any, **kwargs: Any) -> Any:
+            raise _Lowering(jitted.lower(*args, **kwargs))
 
-    Returns:
-      The object that `nnx.jit` made, or the step that takes its place where it is fixed.
-    """
-    return getattr(step.func, "__wrapped__", step.func)
+        return lowered
 
-
-@contextlib.contextmanager
-def _lowered_instead(function: Any) -> Iterator[None]:
-    """Lets a function of `nnx.jit`, for a while, be lowered where it is called."""
-    jitted = function.jitted_fn
-
-    def lowered(*args: Any, **kwargs: Any) -> Any:
-        raise _Lowering(jitted.lower(*args, **kwargs))
-
-    function.jitted_fn = lowered
-    try:
-        yield
-    finally:
-        function.jitted_fn = jitted
+    return hooks.JITTED.wrapped(holder, lowering)
 
 
 def _caught(call: Callable[[], Any]) -> Lowered:
@@ -431,39 +416,44 @@ def _caught(call: Callable[[], Any]) -> Lowered:
 
 
 def _lower_rollout(cluster: Any, program: str, rows: int) -> Lowered:
-    sampler = cluster.rollout._sampler
-    compiled = {"prefill": sampler._compiled_prefill_fn, "decode": sampler._compiled_decode_fn}
-    begin = sampler.init_sample_state
     many_devices = cluster.r2m[rl_cluster.Role.ROLLOUT].size > 1
 
-    def prefill(params: Any, state: Any, *images: Any, **settings: Any) -> Any:
-        lowered = compiled["prefill"].lower(params, state, *images, **settings)
-        if program == "prefill":
-            raise _Lowering(lowered)
-        out = compiled["prefill"].eval_shape(params, state, *images, **settings)
-        if not many_devices:
-            return out
-        # Decoding begins where XLA left the cache.
-        placed = lowered.compile().output_shardings
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type
-            ),
-            out,
-            placed,
-        )
+    def prefilling(compiled: Any) -> Any:
+        def prefill(params: Any, state: Any, *images: Any, **settings: Any) -> Any:
+            lowered = compiled.lower(params, state, *images, **settings)
+            if program == "prefill":
+                raise _Lowering(lowered)
+            out = compiled.eval_shape(params, state, *images, **settings)
+            if not many_devices:
+                return out
+            # Decoding begins where XLA left the cache.
+            placed = lowered.compile().output_shardings
+            return jax.tree.map(
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type
+                ),
+                out,
+                placed,
+            )
 
-    def decode(params: Any, state: Any) -> Any:
-        raise _Lowering(compiled["decode"].lower(params, state))
+        return prefill
+
+    def decoding(compiled: Any) -> Any:
+        def decode(params: Any, state: Any) -> Any:
+            raise _Lowering(compiled.lower(params, state))
+
+        return decode
 
     with (
-        mock.patch.object(sampler, "_compiled_prefill_fn", prefill),
-        mock.patch.object(sampler, "_compiled_decode_fn", decode),
-        mock.patch.object(
-            sampler, "init_sample_state", functools.partial(_abstract_state, begin), create=True
-        ),
+        hooks.PREFILL.wrapped(cluster, prefilling),
+        hooks.DECODE.wrapped(cluster, decoding),
+        hooks.SAMPLING_STATE.wrapped(cluster, _abstract),
     ):
         return _caught(lambda: cluster.generate(prompts=["?"] * rows))
+
+
+def _abstract(begin: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.partial(_abstract_state, begin)
 
 
 def _abstract_state(begin: Callable[..., Any], all_input_ids: Any, **settings: Any) -> Any:
@@ -489,19 +479,18 @@ def state_bytes(learner: learner_lib.Learner, rows: int) -> Mapping[str, int]:
       positions and the like.
     """
     cluster: Any = learner.rl_cluster
-    sampler, found = cluster.rollout._sampler, []
+    found: list[Any] = []
 
-    def prefill(params: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-        del params, args, kwargs
-        found.append(state)
-        raise _Lowering(None)
+    def noting(compiled: Any) -> Any:
+        def prefill(params: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+            found.append(state)
+            raise _Lowering(None)
 
-    begin = sampler.init_sample_state
+        return prefill
+
     with (
-        mock.patch.object(sampler, "_compiled_prefill_fn", prefill),
-        mock.patch.object(
-            sampler, "init_sample_state", functools.partial(_abstract_state, begin), create=True
-        ),
+        hooks.PREFILL.wrapped(cluster, noting),
+        hooks.SAMPLING_STATE.wrapped(cluster, _abstract),
     ):
         _caught(lambda: cluster.generate(prompts=["?"] * rows))
     state = found[0]

@@ -10,9 +10,8 @@ import gc
 import pathlib
 import shutil
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +24,17 @@ from harness import models
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
 from harness.upstream import cluster as cluster_lib
+from harness.upstream import hooks
 from harness.upstream import learner as learner_lib
 from harness.upstream import trace as trace_lib
+from harness.upstream.selection import Fixes
 
 # Numbers of validation problems begin here.
 VALIDATION = 100_000
 # Token ids below are pad, end and other special tokens.
 _FIRST_TOKEN = 10
 _NOBODY = -1
+_COLLECT = hooks.Hook("the collection of garbage", lambda of: gc, "collect")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +168,7 @@ def rehearse(
     recipe: recipe_lib.Recipe,
     *,
     tokenizer: Tokenizer,
-    mends: Collection[str],
+    mends: Fixes,
     batches: int,
     validation: int = 0,
     directory: pathlib.Path | None = None,
@@ -177,7 +179,7 @@ def rehearse(
     Args:
       recipe: Sizes, epochs and limits; without a reference model.
       tokenizer: Any; upstream asks for one.
-      mends: Ids in `harness.upstream.ledger`.
+      mends: The fixes in place.
       batches: Training batches; problem i is row `i % batch` of batch `i // batch`.
       validation: Validation batches, of problems from `VALIDATION` on.
       directory: Where checkpoints go, if anywhere; resumed from, if it has any.
@@ -189,7 +191,7 @@ def rehearse(
     """
     # Upstream collects garbage several times while it builds a learner, which
     # takes longer than all the rest.
-    with mock.patch.object(gc, "collect"):
+    with _COLLECT.wrapped(None, lambda collect: lambda: 0):
         cluster: Any = cluster_lib.make_cluster(
             recipe,
             mesh=models.make_mesh(recipe.sharding),
@@ -258,9 +260,9 @@ def _play(learner: Any, recipe: recipe_lib.Recipe, found: Rehearsal, *, moves: b
         del args, kwargs
         return jnp.zeros((len(prompt_ids), prompt_ids.shape[1] + completion_ids.shape[1]))
 
-    cluster.rollout.generate = generate
-    cluster.rollout.get_per_token_logps = log_probs
-    cluster.inference_worker.get_values = values
+    hooks.GENERATE.install(cluster, lambda plain: generate)
+    hooks.LOG_PROBS.install(cluster, lambda plain: log_probs)
+    hooks.VALUES.install(cluster, lambda plain: values)
     for role, trainer in _trainers(cluster).items():
         trainer._jitted_train_step_fn = functools.partial(
             _Train(role, trainer, found.steps, moves=moves)

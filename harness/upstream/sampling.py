@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from harness.upstream import cluster as cluster_lib
-from harness.upstream import trace
+from harness.upstream import hooks, trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def favouring(cluster: cluster_lib.Cluster, token: int, rivals: Sequence[int]) -
     Yields:
       Nothing.
     """
-    sampler: Any = cluster.rollout._sampler  # type: ignore[attr-defined]
+    sampler: Any = hooks.sampler_of(cluster)
     plain = sampler._flattened_transformer_state
     changed = []
     for path, variable in jax.tree_util.tree_flatten_with_path(
@@ -125,18 +125,15 @@ def _configured(cluster: Any, settings: dict[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(cluster: Any) -> Iterator[list[tuple[np.ndarray, int]]]:
-    sampler = cluster.rollout._sampler
-    decode = sampler._compiled_decode_fn
     seen: list[tuple[np.ndarray, int]] = []
 
-    def decoding(params: Any, state: Any) -> Any:
-        done = decode(params, state)
-        seen.append((np.array(done.token_buffer), int(done.decoding_step)))
-        return done
+    def noting(decode: Any) -> Any:
+        def decoding(params: Any, state: Any) -> Any:
+            done = decode(params, state)
+            seen.append((np.array(done.token_buffer), int(done.decoding_step)))
+            return done
 
-    sampler._compiled_decode_fn = decoding
-    try:
+        return decoding
+
+    with hooks.DECODE.wrapped(cluster, noting):
         yield seen
-    finally:
-        if sampler._compiled_decode_fn is decoding:
-            sampler._compiled_decode_fn = decode

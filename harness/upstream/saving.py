@@ -10,14 +10,12 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator
-from unittest import mock
 
 import jax
 from flax import nnx
 from orbax import checkpoint as ocp
-from tunix.sft import checkpoint_manager
 
-from harness.upstream import rebind
+from harness.upstream import hooks, rebind
 
 # Bytes of arrays on their way to the disk at one time; an array is never cut, so the largest
 # must fit.
@@ -39,7 +37,7 @@ def bounded(*models: nnx.Module) -> Iterator[None]:
         ocp.PyTreeCheckpointHandler, save_concurrent_gb=concurrent_gb(*models)
     )
     overlay = rebind.Overlay(ocp, PyTreeCheckpointHandler=handler)  # type: ignore[arg-type]
-    with mock.patch.object(checkpoint_manager, "ocp", overlay):
+    with hooks.CHECKPOINT_ORBAX.wrapped(None, lambda ocp: overlay):
         yield
 
 

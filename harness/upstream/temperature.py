@@ -3,15 +3,13 @@
 import contextlib
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import jax
 from tunix.rl import common
 
-from harness.upstream import rebind, versions
+from harness.upstream import hooks, rebind, versions
 
 _LOG_PROBS = inspect.unwrap(common.compute_per_token_logps)
 
@@ -47,7 +45,7 @@ def log_probs_at(temperature: float) -> Callable[..., Any]:
         return functools.partial(common.compute_per_token_logps, temperature=temperature)
 
     def log_probs(*args: Any, **kwargs: Any) -> Any:
-        found = _program_at(temperature)(*args, **kwargs)
+        found = _programs.at(temperature)(*args, **kwargs)
         if not kwargs.get("return_logits"):
             return found
         chosen, logits = found
@@ -66,16 +64,13 @@ def replaced(change: Callable[[Any], Any]) -> Iterator[None]:
     Yields:
       Nothing.
     """
-    program_at = _program_at
+
+    def changed(program_at: Callable[[float], Any]) -> Callable[[float], Any]:
+        return lambda temperature: change(program_at(temperature))
+
     with (
-        mock.patch.object(
-            common, "compute_per_token_logps", change(common.compute_per_token_logps)
-        ),
-        mock.patch.object(
-            sys.modules[__name__],
-            "_program_at",
-            lambda temperature: change(program_at(temperature)),
-        ),
+        hooks.LOG_PROBS_PROGRAM.wrapped(None, change),
+        _PROGRAM_AT.wrapped(None, changed),
     ):
         yield
 
@@ -89,3 +84,14 @@ def _program_at(temperature: float) -> Callable[..., Any]:
         rebind.rebind(_LOG_PROBS, selective_log_softmax=cooled),
         static_argnames=("pad_id", "eos_id", "stop_gradient", "return_logits"),
     )
+
+
+class _Programs:
+    """Holds the function, so that it can be looked at where it is called."""
+
+    def __init__(self) -> None:
+        self.at: Callable[[float], Any] = _program_at
+
+
+_programs = _Programs()
+_PROGRAM_AT = hooks.Hook("the program of log-probs at a temperature", lambda of: _programs, "at")

@@ -1,7 +1,6 @@
 """Watches a learner train, and keeps what each part was given and gave, in NumPy."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from harness.models import gemma
+from harness.upstream import hooks
 from harness.upstream import learner as learner_lib
 
 Arrays = dict[str, np.ndarray]
@@ -154,29 +154,32 @@ def watch(
         del duration_secs, kwargs
         compiled[0] += event == _COMPILED
 
+    def note() -> None:
+        trace.compiled.append(compiled[0])
+        trace.global_steps.append(cluster.global_steps)
+
     def batches() -> Iterator[Any]:
         for index, batch in enumerate(train):
             # The first is asked for before the first step begins.
             if index:
-                trace.compiled.append(compiled[0])
-                trace.global_steps.append(cluster.global_steps)
+                note()
             trace.events.append("batch")
             yield batch
 
-    _watch_generations(learner, trace)
-    _watch_groups(learner, trace)
-    _watch_updates(cluster.actor_trainer, "actor", trace)
-    _watch_updates(cluster.critic_trainer, "critic", trace)
-    _watch_metrics(cluster, trace)
+    def closing(close: Any) -> Any:
+        def closed() -> None:
+            note()
+            close()
+
+        return closed
+
+    _record_generations(learner, trace)
+    _record_groups(learner, trace)
+    _record_updates(cluster.actor_trainer, "actor", trace)
+    _record_updates(cluster.critic_trainer, "critic", trace)
+    _record_metrics(cluster, trace)
+    hooks.CLOSE.install(cluster, closing)
     jax.monitoring.register_event_duration_secs_listener(count)
-    close = cluster.close
-
-    def closing() -> None:
-        trace.compiled.append(compiled[0])
-        trace.global_steps.append(cluster.global_steps)
-        close()
-
-    cluster.close = closing
     try:
         learner.train(batches(), validation)  # type: ignore[arg-type]
     finally:
@@ -219,163 +222,186 @@ def _moments(trainer: Any) -> Arrays:
     return {_name(path): np.array(leaf) for path, leaf in flat.items()}
 
 
-def _watch_generations(learner: Any, trace: Trace) -> None:
+def _record_generations(learner: Any, trace: Trace) -> None:
     cluster = learner.rl_cluster
-    worker = cluster.rollout
-    sampler = worker._sampler
-    decode, generate = sampler._compiled_decode_fn, worker.generate
     last: dict[str, Any] = {}
 
-    def decoding(params: Any, state: Any) -> Any:
-        done = decode(params, state)
-        last.update(buffer=np.array(done.token_buffer), place=int(done.decoding_step))
-        return done
+    def decoding(decode: Any) -> Any:
+        def decoded(params: Any, state: Any) -> Any:
+            done = decode(params, state)
+            last.update(buffer=np.array(done.token_buffer), place=int(done.decoding_step))
+            return done
 
-    def generating(prompts: Any, config: Any, **kwargs: Any) -> Any:
-        actor = weights(cluster.actor_trainer.model)
-        output = generate(prompts, config, **kwargs)
-        mode = {
-            name: getattr(config, name)
-            for name in ("temperature", "top_p", "top_k", "max_tokens_to_generate", "eos_tokens")
-        }
-        trace.generations.append(
-            Generation(
-                prompts=[str(prompt) for prompt in prompts],
-                mode=mode,
-                actor=actor,
-                prompt_ids=np.array(output.left_padded_prompt_tokens),
-                buffer=last["buffer"],
-                last_place=last["place"],
-                tokens=[np.array(row) for row in output.tokens],
-                texts=list(output.text),
-                log_probs=None
-                if output.logprobs is None
-                else [np.array(row) for row in output.logprobs],
-            )
-        )
-        trace.events.append("generate")
-        return output
+        return decoded
 
-    sampler._compiled_decode_fn = decoding
-    worker.generate = generating
+    def generating(generate: Any) -> Any:
+        def generated(prompts: Any, config: Any, **kwargs: Any) -> Any:
+            actor = weights(cluster.actor_trainer.model)
+            output = generate(prompts, config, **kwargs)
+            trace.generations.append(_generation(prompts, config, actor, output, last))
+            trace.events.append("generate")
+            return output
+
+        return generated
+
+    hooks.DECODE.install(cluster, decoding)
+    hooks.GENERATE.install(cluster, generating)
 
 
-def _watch_groups(learner: Any, trace: Trace) -> None:
+def _generation(
+    prompts: Any, config: Any, actor: Arrays, output: Any, last: Mapping[str, Any]
+) -> Generation:
+    names = ("temperature", "top_p", "top_k", "max_tokens_to_generate", "eos_tokens")
+    logged = output.logprobs
+    return Generation(
+        prompts=[str(prompt) for prompt in prompts],
+        mode={name: getattr(config, name) for name in names},
+        actor=actor,
+        prompt_ids=np.array(output.left_padded_prompt_tokens),
+        buffer=last["buffer"],
+        last_place=last["place"],
+        tokens=[np.array(row) for row in output.tokens],
+        texts=list(output.text),
+        log_probs=None if logged is None else [np.array(row) for row in logged],
+    )
+
+
+def _record_groups(learner: Any, trace: Trace) -> None:
     cluster = learner.rl_cluster
-    compute = learner._generate_and_compute_advantage
-    reward = learner._compute_rewards
-    logps, values = cluster.rollout.get_per_token_logps, cluster.inference_worker.get_values
     seen: dict[str, Any] = {"logps": [], "values": []}
 
-    def rewarding(*args: Any, **kwargs: Any) -> Any:
-        scores = reward(*args, **kwargs)
-        seen.update(completions=list(kwargs["completions"]), scores=np.array(scores))
-        return scores
+    def rewarding(reward: Any) -> Any:
+        def rewarded(*args: Any, **kwargs: Any) -> Any:
+            scores = reward(*args, **kwargs)
+            seen.update(completions=list(kwargs["completions"]), scores=np.array(scores))
+            return scores
 
-    def calling(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        seen[name].append(len(args[0] if args else kwargs["prompt_tokens"]))
-        return function(*args, **kwargs)
+        return rewarded
 
-    def computing(training_input: Any, mode: Any = None, **kwargs: Any) -> Any:
-        seen["logps"], seen["values"] = [], []
-        actor = weights(cluster.actor_trainer.model)
-        critic = weights(cluster.critic_trainer.model)
-        example = compute(training_input, mode, **kwargs) if mode else compute(training_input)
-        trace.groups.append(
-            Group(
-                evaluation=str(mode) == "eval",
-                columns={name: np.array(column) for name, column in training_input.items()},
-                example=_arrays(example),
-                completions=seen["completions"],
-                scores=seen["scores"],
-                actor=actor,
-                critic=critic,
-                generations=len(trace.generations),
-                logps_calls=seen["logps"],
-                values_calls=seen["values"],
+    def counting(name: str) -> hooks.Wrapper:
+        def wrapper(function: Any) -> Any:
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                seen[name].append(len(args[0] if args else kwargs["prompt_tokens"]))
+                return function(*args, **kwargs)
+
+            return counted
+
+        return wrapper
+
+    def computing(compute: Any) -> Any:
+        def computed(training_input: Any, mode: Any = None, **kwargs: Any) -> Any:
+            seen["logps"], seen["values"] = [], []
+            actor = weights(cluster.actor_trainer.model)
+            critic = weights(cluster.critic_trainer.model)
+            example = compute(training_input, mode, **kwargs) if mode else compute(training_input)
+            trace.groups.append(
+                Group(
+                    evaluation=str(mode) == "eval",
+                    columns={name: np.array(column) for name, column in training_input.items()},
+                    example=_arrays(example),
+                    completions=seen["completions"],
+                    scores=seen["scores"],
+                    actor=actor,
+                    critic=critic,
+                    generations=len(trace.generations),
+                    logps_calls=seen["logps"],
+                    values_calls=seen["values"],
+                )
             )
-        )
-        trace.events.append("group")
-        return example
+            trace.events.append("group")
+            return example
 
-    learner._compute_rewards = rewarding
-    learner._generate_and_compute_advantage = computing
-    cluster.rollout.get_per_token_logps = functools.partial(calling, "logps", logps)
-    cluster.inference_worker.get_values = functools.partial(calling, "values", values)
+        return computed
+
+    hooks.REWARDS.install(learner, rewarding)
+    hooks.ADVANTAGES.install(learner, computing)
+    hooks.LOG_PROBS.install(cluster, counting("logps"))
+    hooks.VALUES.install(cluster, counting("values"))
 
 
-def _watch_updates(trainer: Any, role: str, trace: Trace) -> None:
-    train, evaluate = trainer.train, trainer._run_eval
-    buffer, finish = trainer._buffer_metrics, trainer._post_process_train_step
+def _record_updates(trainer: Any, role: str, trace: Trace) -> None:
     seen: dict[str, Any] = {}
 
-    def buffering(metrics_buffer: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
-        more = kwargs.get("additional_metrics")
-        if more:  # validation reports none
-            seen.update(loss=float(loss), grad_norm=float(more["grad_norm"][0]))
-        return buffer(metrics_buffer, loss, *args, **kwargs)
+    def buffering(buffer: Any) -> Any:
+        def buffered(metrics_buffer: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
+            more = kwargs.get("additional_metrics")
+            if more:  # validation reports none
+                seen.update(loss=float(loss), grad_norm=float(more["grad_norm"][0]))
+            return buffer(metrics_buffer, loss, *args, **kwargs)
 
-    def finishing(aux: Any) -> None:
-        seen["aux"] = {name: float(value) for name, value in aux.items()}
-        finish(aux)
+        return buffered
 
-    def evaluating(examples: Any, step: Any) -> None:
-        seen["evaluated"] += [len(each.completion_ids) for each in examples]
-        evaluate(examples, step)
+    def finishing(finish: Any) -> Any:
+        def finished(aux: Any) -> None:
+            seen["aux"] = {name: float(value) for name, value in aux.items()}
+            finish(aux)
 
-    def training(examples: Any, *args: Any, **kwargs: Any) -> None:
-        (example,) = examples
-        seen["evaluated"] = []
-        before, moments = weights(trainer.model), _moments(trainer)
-        arrays = _arrays(example)
-        train(examples, *args, **kwargs)
-        trace.updates.append(
-            Update(
-                role=role,
-                example=arrays,
-                before=before,
-                after=weights(trainer.model),
-                moments_before=moments,
-                moments_after=_moments(trainer),
-                loss=seen["loss"],
-                aux=seen["aux"],
-                grad_norm=seen["grad_norm"],
-                train_steps=trainer.train_steps,
-                evaluated=seen["evaluated"],
+        return finished
+
+    def evaluating(evaluate: Any) -> Any:
+        def evaluated(examples: Any, step: Any) -> None:
+            seen["evaluated"] += [len(each.completion_ids) for each in examples]
+            evaluate(examples, step)
+
+        return evaluated
+
+    def training(train: Any) -> Any:
+        def trained(examples: Any, *args: Any, **kwargs: Any) -> None:
+            (example,) = examples
+            seen["evaluated"] = []
+            before, moments = weights(trainer.model), _moments(trainer)
+            arrays = _arrays(example)
+            train(examples, *args, **kwargs)
+            trace.updates.append(
+                Update(
+                    role=role,
+                    example=arrays,
+                    before=before,
+                    after=weights(trainer.model),
+                    moments_before=moments,
+                    moments_after=_moments(trainer),
+                    loss=seen["loss"],
+                    aux=seen["aux"],
+                    grad_norm=seen["grad_norm"],
+                    train_steps=trainer.train_steps,
+                    evaluated=seen["evaluated"],
+                )
             )
-        )
-        trace.events.append(role)
+            trace.events.append(role)
 
-    trainer._buffer_metrics = buffering
-    trainer._post_process_train_step = finishing
-    trainer._run_eval = evaluating
-    trainer.train = training
+        return trained
+
+    hooks.FIGURES.install(trainer, buffering)
+    hooks.AUXILIARY_FIGURES.install(trainer, finishing)
+    hooks.EVALUATION.install(trainer, evaluating)
+    hooks.GRADIENT.install(trainer, training)
 
 
-def _watch_metrics(cluster: Any, trace: Trace) -> None:
-    log = cluster._log_metrics
+def _record_metrics(cluster: Any, trace: Trace) -> None:
     logger = cluster._rl_metrics_logger
-    write = logger.log
 
-    def hearing(buffer: Any) -> None:
-        written: dict[str, Any] = {}
+    def recording(log: Any) -> Any:
+        def recorded(buffer: Any) -> None:
+            written: dict[str, Any] = {}
 
-        def writing(prefix: str, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            written[f"{prefix}/{name}"] = np.array(value)
-            write(prefix, name, value, *args, **kwargs)
+            def writing(write: Any) -> Any:
+                def wrote(prefix: str, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+                    written[f"{prefix}/{name}"] = np.array(value)
+                    write(prefix, name, value, *args, **kwargs)
 
-        logger.log = writing
-        try:
-            log(buffer)
-        finally:
-            logger.log = write
-        for name, (values, _) in buffer.metrics.items():
-            full = name if "/" in name else f"global/{name}"
-            if full in written:
-                key = (str(buffer.mode), full, int(buffer.global_steps))
-                trace.metrics[key] = (list(values), written[full])
+                return wrote
 
-    cluster._log_metrics = hearing
+            with hooks.LOGGED.wrapped(logger, writing):
+                log(buffer)
+            for name, (values, _) in buffer.metrics.items():
+                full = name if "/" in name else f"global/{name}"
+                if full in written:
+                    key = (str(buffer.mode), full, int(buffer.global_steps))
+                    trace.metrics[key] = (list(values), written[full])
+
+        return recorded
+
+    hooks.LOG.install(cluster, recording)
 
 
 def _forget(listener: Callable[..., None]) -> None:

@@ -1,0 +1,110 @@
+"""Fixes are a list that may be empty; what a run needs is there without any."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from harness import errors, pipeline, progress, upstream
+from tests import killing
+from tests.conftest import small_recipe
+from tests.test_resume import Killed, at
+
+
+def test_all_fixes_are_those_of_the_issues_that_are_here():
+    fixes = upstream.mends("mended")
+    assert set(fixes.ids).isdisjoint(fixes.avoided)
+    here = set(upstream.present())
+    assert {*fixes.ids, *fixes.avoided} == {
+        each.id for each in upstream.DEFECTS if each.mend and each.id in here
+    }
+    assert upstream.mends("mended", "none") == upstream.Fixes((), fixes.avoided)
+
+
+def test_a_selection_takes_issues_with_one_fix_together():
+    everything = upstream.mends("mended").ids
+    without = upstream.mends("mended", "all,-noise-repeats, -values-not-micro-batched")
+    assert set(everything) - set(without.ids) == {
+        "noise-repeats",
+        "noise-shared-by-micro-batches",
+        "values-not-micro-batched",
+    }
+    some = upstream.mends("mended", "top-p-none-greedy,end-token-dropped")
+    assert set(some.ids) == {
+        "end-token-dropped",
+        "empty-completion-reward-lost",
+        "top-p-none-greedy",
+    }
+    # In the registry's order, whatever the order in which they were named.
+    assert list(some.ids) == [each for each in everything if each in some]
+
+
+@pytest.mark.parametrize(
+    ("mode", "selection", "message"),
+    [
+        ("stock", "none", "cannot be chosen for stock Tunix"),
+        ("mended", "all,-no-such", "has no entry 'no-such'"),
+        ("mended", "eval-repeated", "'eval-repeated' has no fix"),
+        ("mended", "all,-resume-skips-data", "is avoided by the engine"),
+        ("mended", "all,top-p-none-greedy", "takes nothing away"),
+        ("mended", "none,top-p-none-greedy", "has no entry 'none'"),
+        ("mended", "", "has no entry ''"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused_by_name(mode, selection, message):
+    with pytest.raises(errors.HarnessError, match=message):
+        upstream.mends(mode, selection)
+
+
+def test_a_fix_for_what_this_tunix_does_not_have_is_refused():
+    absent = [
+        each.id
+        for each in upstream.DEFECTS
+        if each.mend and not each.engine and each.id not in upstream.present()
+    ]
+    for name in absent:
+        with pytest.raises(errors.HarnessError, match=f"does not have '{name}'"):
+            upstream.mends("mended", name)
+
+
+# What reward-truncated gives itself away by.
+@pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types:FutureWarning")
+def test_without_any_fix_a_run_is_stopped_killed_and_gone_on_with_bit_for_bit(
+    own_cache, tmp_path, monkeypatch
+):
+    del own_cache
+    recipe = small_recipe("checkpoints.save_interval_steps=2")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    want = pipeline.run(recipe, whole, fixes="none")
+    assert want.mends == ()
+    assert want.to_dict()["upstream"]["mends"] == []
+
+    journal = broken / "progress" / "journal.jsonl"
+    with pytest.raises(errors.Terminated):
+        pipeline.run(recipe, broken, fixes="none", stop=journal.exists)
+    identity = progress.identity_of(broken)
+    assert identity is not None
+    assert upstream.latest(broken, identity.id) == upstream.Point(2, 1)
+    with monkeypatch.context() as patch:
+        at(patch, "train", 2, _kill)
+        with pytest.raises(Killed):
+            pipeline.run(recipe, broken, fixes="none", resume=True)
+    with pytest.raises(errors.HarnessError, match="has fixes = none, not all"):
+        pipeline.run(recipe, broken, resume=True)
+    got = pipeline.run(recipe, broken, fixes="none", resume=True)
+    assert got.resumed_at == 2
+    assert killing.differences(broken, whole) == []
+
+
+def _kill() -> None:
+    raise Killed
+
+
+def test_without_any_fix_a_reward_that_is_not_finite_stops_the_run(own_cache, tmp_path):
+    del own_cache
+    recipe = small_recipe("reward.function=tests.test_resume:nan_at_the_third")
+    with pytest.raises(errors.RunStopped, match="the reward is not finite in global step 1"):
+        pipeline.run(recipe, tmp_path / "out", fixes="none")
+    (saved,) = pathlib.Path(tmp_path / "out" / "not_finite").iterdir()
+    with np.load(saved) as batch:
+        assert np.flatnonzero(~np.isfinite(batch["scores"])).tolist() == [2]
