@@ -356,8 +356,9 @@ def saves_within_a_batch() -> bool:
         metrics_logger=cast(Any, types.SimpleNamespace(log=lambda *args, **kwargs: None)),
     )
     trainer.is_managed_externally = True
-    trainer.with_loss_fn(lambda model, x: jnp.sum(cast(Any, model).weights * x))
-    trainer.with_gen_model_input_fn(lambda x: {"x": x})
+    # Nothing is computed: when it saves is all that is asked.
+    idle = (lambda example: (jnp.zeros(()), {}, 0.0), None)
+    trainer.jit_train_and_eval_step = lambda *args, **kwargs: cast(Any, idle)
     manager: Any = trainer.checkpoint_manager
     manager.save = lambda step, *args, **kwargs: saved.append(step)
     trainer.train([jnp.ones(2)], skip_jit=True)
