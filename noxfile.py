@@ -170,6 +170,13 @@ def mesh_study(session: nox.Session) -> None:
 
 
 @nox.session
+def fix_study(session: nox.Session) -> None:
+    """Takes each fix away by itself, and holds what then fails to the issue that it fixes."""
+    install(session)
+    run(session, "python", "-m", "tests.each_fix", *session.posargs, env=CPU | CONFORMANCE)
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """Every property, slow ones too, and every reproduction, on Tunix stock and mended."""
     install(session)

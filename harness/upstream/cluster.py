@@ -6,16 +6,14 @@ import functools
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 from orbax import checkpoint as ocp
 from tunix.rl import rl_cluster
-from tunix.rl.inference import inference_worker
 from tunix.rl.rollout import base_rollout
 
 from harness import accounting, errors, models
@@ -24,16 +22,14 @@ from harness.measure import memory
 from harness.tokenizer import Tokenizer
 from harness.upstream import (
     backends,
-    donation,
-    lora_head,
     precision,
-    rebind,
     rollout,
     saving,
     versions,
     writers,
 )
-from harness.upstream import temperature as temperature_lib
+from harness.upstream.fixes import registry
+from harness.upstream.points import Fix, chain
 from harness.upstream.selection import STOCK, Fixes
 
 Cluster = rl_cluster.RLCluster
@@ -52,6 +48,7 @@ class MendedCluster(rl_cluster.RLCluster):
       generation_mode: What the next generation is for: training or evaluation.
       checkpoint_due: Whether a checkpoint has fallen due since the last one.
       on_close: Called before both trainers are closed.
+      fixes: What is fixed.
     """
 
     generation_mode = rl_cluster.Mode.TRAIN
@@ -59,76 +56,44 @@ class MendedCluster(rl_cluster.RLCluster):
     on_close: Callable[[], None] | None = None
 
     def __init__(
-        self, *, mends: Collection[str], note: Mapping[str, str] | None = None, **kwargs: Any
+        self, *, fixes: Sequence[Fix], note: Mapping[str, str] | None = None, **kwargs: Any
     ):
-        """Builds upstream's cluster; see there.
+        """Build upstream's cluster; see there.
 
         Args:
-          mends: Ids of the issues to fix.
+          fixes: What is fixed.
           note: Written into the metadata of each checkpoint.
           **kwargs: Upstream's arguments.
         """
-        self._mends = frozenset(mends)
+        self.fixes = fixes
         self._note = dict(note or {})
-        if "lora-critic-head-frozen" in self._mends:
-            lora_head.train_with_adapters(kwargs["critic"])
+        for fix in fixes:
+            fix.critic(kwargs["critic"])
         with saving.bounded(kwargs["actor"], kwargs["critic"]):
             super().__init__(**kwargs)
-        if "model-not-donated" in self._mends:
-            self._donate_models()
         for trainer in (self.actor_trainer, self.critic_trainer):
             self._hold_back_checkpoints(trainer)
             _describe_last_checkpoint(self, trainer)
-        if "reference-without-temperature" in self._mends:
-            worker: Any = self.inference_worker
-            config: Any = self.cluster_config.rollout_config
-            worker.get_ref_per_token_logps = functools.partial(
-                temperature_lib.at_temperature(
-                    inference_worker.InferenceWorker.get_ref_per_token_logps, config.temperature
-                ),
-                worker,
-            )
+        for fix in fixes:
+            fix.cluster(self)
 
     def _init_cluster(self) -> None:
-        if "policy-anchored" in self._mends:
-            _init_without_anchor(self)
-        else:
-            super()._init_cluster()
-
-    def _donate_models(self) -> None:
-        """Make the trainers donate what they train, and the critic's scores not return it."""
-        trainers: tuple[Any, Any] = (self.actor_trainer, self.critic_trainer)
-        worker: Any = self.inference_worker
-        trained = [trainer.model for trainer in trainers]
-        others = [each for each in worker._models.values() if all(each is not m for m in trained)]
-        donation.own_what_is_donated(trainers, others)
-        for trainer in trainers:
-            donation.install(trainer)
-        worker.get_values = functools.partial(donation.get_values, worker)
+        chain(self.fixes, "init_cluster", rl_cluster.RLCluster._init_cluster)(self)
 
     def generate(self, *args: Any, **kwargs: Any) -> base_rollout.RolloutOutput:
-        """Samples with the configuration of the mode that asks."""
-        if "eval-rollout-config-unused" in self._mends:
-            kwargs.setdefault("mode", self.generation_mode)
+        """Sample; see upstream."""
+        for fix in self.fixes:
+            fix.generation_arguments(self, kwargs)
         return super().generate(*args, **kwargs)
 
     def get_values(
         self, prompt_tokens: jax.Array, completion_tokens: jax.Array, pad_id: int, eos_id: int
     ) -> jax.Array:
-        """Computes values [B, P + T] in the micro-batches of the log-probs."""
-        size = self.cluster_config.training_config.compute_logps_micro_batch_size
-        if "values-not-micro-batched" not in self._mends or size is None:
-            return super().get_values(prompt_tokens, completion_tokens, pad_id, eos_id)
-        parts = [
-            super(MendedCluster, self).get_values(
-                prompt_tokens[start : start + size],
-                completion_tokens[start : start + size],
-                pad_id,
-                eos_id,
-            )
-            for start in range(0, len(prompt_tokens), size)
-        ]
-        return jnp.concatenate(parts)
+        """Compute values [B, P + T]; see upstream."""
+        compute: Callable[..., jax.Array] = super().get_values
+        for fix in self.fixes:
+            compute = fix.values(self, compute)
+        return compute(prompt_tokens, completion_tokens, pad_id, eos_id)
 
     def _hold_back_checkpoints(self, trainer: Any) -> None:
         """Lets a checkpoint that falls due within a batch wait for its end."""
@@ -214,19 +179,9 @@ class MendedCluster(rl_cluster.RLCluster):
         """Writes what is left and closes both trainers."""
         if self.on_close is not None:
             self.on_close()
-        if "critic-last-metric-after-close" in self._mends:
-            # The actor's trainer closes the logger that both share.
-            self.critic_trainer._write_train_metrics()
+        for fix in self.fixes:
+            fix.close(self)
         super().close()
-
-
-# Tunix copies the whole policy to the host, for log-probs that PPO asks of the rollout worker.
-_init_without_anchor = rebind.rebind(
-    rl_cluster.RLCluster._init_cluster,
-    rl_utils=rebind.Overlay(
-        rl_cluster.rl_utils, put_params_on_memory_kind=lambda params, kind: None
-    ),
-)
 
 
 def _describe_last_checkpoint(cluster: rl_cluster.RLCluster, trainer: Any) -> None:
@@ -366,15 +321,15 @@ def make_cluster(
         if directory
         else None,
     )
-    if "model-not-donated" in mends and training.gradient_accumulation_steps == 1:
-        # Upstream holds a float32 accumulator of all that is trained, for a sum of one.
-        training.gradient_accumulation_steps = None
+    fixes = registry.fixes(mends)
+    for fix in fixes:
+        fix.training(training)
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.CRITIC, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys((*roles, rl_cluster.Role.REFERENCE), mesh),
         training_config=training,
         rollout_config=rollout_config(recipe, tokenizer, log_probs),
-        rollout_engine=_rollout_engine(recipe, mends),
+        rollout_engine="vanilla" if mends.stock else _rollout_engine(recipe, fixes),
     )
     arguments: dict[str, Any] = {
         "actor": actor,
@@ -387,19 +342,17 @@ def make_cluster(
         made = (
             rl_cluster.RLCluster(**arguments)
             if mends.stock
-            else MendedCluster(mends=mends, note=note, **arguments)
+            else MendedCluster(fixes=fixes, note=note, **arguments)
         )
     versions.hide_bars(made.actor_trainer, made.critic_trainer)
     writers.watch(made._rl_metrics_logger)
     return made
 
 
-def _rollout_engine(recipe: recipe_lib.Recipe, mends: Fixes) -> Any:
-    if mends.stock:
-        return "vanilla"
+def _rollout_engine(recipe: recipe_lib.Recipe, fixes: Sequence[Fix]) -> Any:
     return functools.partial(
         rollout.MendedRollout,
-        mends=frozenset(mends),
+        fixes=fixes,
         seed=recipe.seed,
         dtype=recipe.rollout.dtype,
     )

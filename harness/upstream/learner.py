@@ -1,14 +1,12 @@
 """Upstream's PPO learner from a recipe: what a run needs of it, and fixes of losses and data."""
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import flax.struct
 import jax
 import jax.monitoring
 import jax.numpy as jnp
@@ -21,29 +19,14 @@ from harness import errors
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
 from harness.upstream import keys, passes, rebind
-from harness.upstream import temperature as temperature_lib
+from harness.upstream.fixes import registry
+from harness.upstream.points import Fix, chain
 from harness.upstream.selection import STOCK, Fixes
 
 RewardFn = Callable[..., Sequence[float]]
 Learner = ppo_learner.PPOLearner
 TrainExample = ppo_learner.TrainExample
 LossFn = Callable[..., tuple[jax.Array, dict[str, Any]]]
-
-
-@flax.struct.dataclass(frozen=True)
-class WeighedExample(ppo_learner.TrainExample):
-    """A micro-batch that knows its part of the mini-batch.
-
-    Attributes:
-      share: [B] float32, the same in each row: real tokens of the micro-batch
-        over the mean of the micro-batches of its optimizer step.
-    """
-
-    share: jax.Array | None = None
-
-
-def _float_zeros_like(x: jax.Array, **kwargs: Any) -> jax.Array:
-    return jnp.zeros(jnp.shape(x), jnp.float32, **kwargs)
 
 
 class Watcher(Protocol):
@@ -88,7 +71,7 @@ class MendedLearner(ppo_learner.PPOLearner):
     def __init__(
         self,
         *,
-        mends: Collection[str],
+        fixes: Sequence[Fix],
         temperature: float,
         watcher: Watcher | None = None,
         **kwargs: Any,
@@ -96,12 +79,12 @@ class MendedLearner(ppo_learner.PPOLearner):
         """Build upstream's learner.
 
         Args:
-          mends: Ids of the issues to fix.
+          fixes: What is fixed.
           temperature: Temperature of the rollouts.
           watcher: Receives what happens.
           **kwargs: Upstream's arguments; the cluster must be a `MendedCluster`.
         """
-        self._mends = frozenset(mends)
+        self.fixes = fixes
         self._watcher = watcher
         self._examples: list[Any] = []
         super().__init__(**kwargs)
@@ -109,24 +92,24 @@ class MendedLearner(ppo_learner.PPOLearner):
         self._batches_ended = self.rl_cluster.global_steps
         self._cluster.on_close = functools.partial(self._end_batch, last=True)
         actor, critic = self.rl_cluster.actor_trainer, self.rl_cluster.critic_trainer
-        policy_loss: LossFn = actor.loss_fn  # type: ignore[assignment]
-        if "log-prob-temperature" in self._mends:
-            policy_loss = temperature_lib.at_temperature(policy_loss, temperature)
-        actor.with_loss_fn(self._mended_loss(policy_loss), has_aux=True)
-        critic.with_loss_fn(self._mended_loss(critic.loss_fn), has_aux=True)  # type: ignore[arg-type]
+        policy_loss = chain(fixes, "policy_loss", actor.loss_fn, temperature)
+        actor.with_loss_fn(chain(fixes, "loss", policy_loss), has_aux=True)
+        critic.with_loss_fn(chain(fixes, "loss", critic.loss_fn), has_aux=True)
         # Upstream skips data by a count of micro-batches, which each epoch uses again.
         self._last_iter_step = 0
         self._first_shuffle_seed = self._data_shuffle_seed
         self._sizes: passes.Sizes | None = None
         self._preparing = threading.Lock()
-        names = {}
-        if "reward-truncated" in self._mends:
-            names["jnp"] = rebind.Overlay(jnp, zeros_like=_float_zeros_like)
-        if {"whiten-one-token", "masked-nan-leaks"} & self._mends:
-            names["registry"] = _Registry(self._mended_estimator)
-        self._upstream_advantage = rebind.rebind(
-            ppo_learner.PPOLearner._generate_and_compute_advantage, **names
+        self._whole_batches = any(fix.whole_batches for fix in fixes)
+        compute = rebind.rebind(
+            ppo_learner.PPOLearner._generate_and_compute_advantage,
+            registry=_Registry(self.estimator),
         )
+        self._compute_advantage = chain(fixes, "advantages", compute)
+
+    def estimator(self, estimator: Callable[..., Any]) -> Callable[..., Any]:
+        """Return an estimator of advantages as the learner uses it."""
+        return chain(self.fixes, "estimator", estimator)
 
     @property
     def _cluster(self) -> cluster_lib.MendedCluster:
@@ -158,7 +141,7 @@ class MendedLearner(ppo_learner.PPOLearner):
         self, training_input: Any, mode: rl_cluster.Mode = rl_cluster.Mode.TRAIN
     ) -> TrainExample:
         self._cluster.generation_mode = mode
-        return self._upstream_advantage(self, training_input, mode)
+        return self._compute_advantage(self, training_input, mode)
 
     def _prepare_data(
         self,
@@ -168,9 +151,9 @@ class MendedLearner(ppo_learner.PPOLearner):
         **kwargs: Any,
     ) -> None:
         training = mode == rl_cluster.Mode.TRAIN
-        if "whitening-group" in self._mends:
-            size = self._sizes.batch if self._sizes else self._training_config.mini_batch_size
-            service_target_batch_size = size or service_target_batch_size
+        whole = self._sizes.batch if self._sizes else self._training_config.mini_batch_size
+        for fix in self.fixes:
+            service_target_batch_size = fix.group_size(service_target_batch_size, whole)
         kwargs.update(service_target_batch_size=service_target_batch_size, mode=mode)
         prepare = super()._prepare_data
         if training and self._sizes is not None:
@@ -229,7 +212,7 @@ class MendedLearner(ppo_learner.PPOLearner):
     ) -> None:
         # Upstream logs and counts a batch after this has returned.
         self._end_batch()
-        if "mini-batch-off-policy" in self._mends and mini_batch_size < full_batch_size:
+        if self._whole_batches and mini_batch_size < full_batch_size:
             # Upstream's loop over mini-batches samples each of them. It is given the batch as
             # one; the trainers count micro-batches, and still step after each mini-batch.
             self._sizes = passes.Sizes(
@@ -293,50 +276,8 @@ class MendedLearner(ppo_learner.PPOLearner):
         return self._weighted(examples)
 
     def _weighted(self, examples: list[Any]) -> list[Any]:
-        """Add to the micro-batches of an optimizer step their share of its tokens."""
-        if "micro-batch-token-mean" not in self._mends or not examples:
-            return examples
-        tokens = [float(np.asarray(example.completion_mask).sum()) for example in examples]
-        mean = max(sum(tokens), 1.0) / len(tokens)
-        names = [field.name for field in dataclasses.fields(ppo_learner.TrainExample)]  # type: ignore[arg-type]
-        return [
-            WeighedExample(
-                **{name: getattr(example, name) for name in names},
-                share=jnp.asarray(np.full(len(example.completion_mask), own / mean, np.float32)),
-            )
-            for example, own in zip(examples, tokens, strict=True)
-        ]
-
-    def _mended_loss(self, loss_fn: LossFn) -> LossFn:
-        """Wraps a loss so that masked places and the size of a micro-batch do not count."""
-
-        @functools.wraps(loss_fn)  # flax asks for the names of the arguments
-        def loss(model: Any, train_example: Any, *args: Any, **kwargs: Any) -> Any:
-            if {"masked-nan-leaks", "masked-gradient-nan"} & self._mends:
-                train_example = _without_masked(train_example)
-            value, aux = loss_fn(model, train_example, *args, **kwargs)
-            share = getattr(train_example, "share", None)
-            if share is None:
-                return value, aux
-            # A token mean of each micro-batch, so weighed, is after accumulation
-            # the token mean of the mini-batch.
-            return value * share[0], {name: each * share[0] for name, each in aux.items()}
-
-        return loss
-
-    def _mended_estimator(self, estimator: Callable[..., Any]) -> Callable[..., Any]:
-        def mended(rewards: Any, values: Any, completion_mask: Any, **kwargs: Any) -> Any:
-            if "masked-nan-leaks" in self._mends:
-                rewards = jnp.where(completion_mask, rewards, 0)
-                values = jnp.where(completion_mask, values, 0)
-            advantages, returns = estimator(
-                rewards=rewards, values=values, completion_mask=completion_mask, **kwargs
-            )
-            if "whiten-one-token" in self._mends:
-                advantages = jnp.where(jnp.sum(completion_mask) > 1, advantages, 0)
-            return advantages, returns
-
-        return mended
+        """Let fixes change the micro-batches of an optimizer step."""
+        return chain(self.fixes, "weigh", examples)
 
 
 def _check_together(cluster: Any) -> None:
@@ -351,26 +292,16 @@ def _check_together(cluster: Any) -> None:
 class _Registry:
     """Upstream's registry of functions with another advantage estimator."""
 
-    def __init__(self, mend: Callable[[Callable[..., Any]], Callable[..., Any]]):
-        self._mend = mend
+    def __init__(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]):
+        self._change = change
 
     def get(self, kind: str, name: str) -> Callable[..., Any]:
         found = ppo_learner.registry.get(kind, name)
-        return self._mend(found) if kind == "advantage_estimator" else found
+        return self._change(found) if kind == "advantage_estimator" else found
 
 
-def _without_masked(example: Any) -> Any:
-    """Puts 0 at each masked place, where exp(new - old) or NaN would poison gradients."""
-    mask = example.completion_mask
-    names = ("advantages", "old_per_token_logps", "ref_per_token_logps", "returns", "old_values")
-    found = {name: getattr(example, name) for name in names}
-    return example.replace(
-        **{name: jnp.where(mask, x, 0) for name, x in found.items() if x is not None}
-    )
-
-
-def ppo_config(ppo: recipe_lib.Ppo, mends: Collection[str] = ()) -> ppo_learner.PPOConfig:
-    """Gives upstream's configuration of the algorithm."""
+def ppo_config(ppo: recipe_lib.Ppo, fixes: Sequence[Fix] = ()) -> ppo_learner.PPOConfig:
+    """Return upstream's configuration of the algorithm."""
     config = ppo_learner.PPOConfig(
         num_iterations=ppo.num_epochs,
         gamma=ppo.gamma,
@@ -384,11 +315,8 @@ def ppo_config(ppo: recipe_lib.Ppo, mends: Collection[str] = ()) -> ppo_learner.
         entropy_coef=ppo.entropy_coef,
         clip_range_value=ppo.clip_range_value,
     )
-    if "epsilon-zero-ignored" in mends:
-        # Upstream takes a bound of 0 for none given.
-        for name in ("epsilon_low", "epsilon_high"):
-            given = getattr(ppo, name)
-            setattr(config, name, ppo.epsilon if given is None else given)
+    for fix in fixes:
+        fix.algorithm(config, ppo)
     return config
 
 
@@ -412,9 +340,10 @@ def make_learner(
     Returns:
       A learner; `train` runs it.
     """
+    fixes = registry.fixes(mends)
     arguments: dict[str, Any] = {
         "rl_cluster": cluster,
-        "ppo_config": ppo_config(recipe.ppo, mends),
+        "ppo_config": ppo_config(recipe.ppo, fixes),
         "reward_fns": reward_fn,
         "metric_fns": [_format_rate],
         "data_shuffle_seed": recipe.seed,
@@ -422,7 +351,7 @@ def make_learner(
     if mends.stock:
         return ppo_learner.PPOLearner(**arguments)
     return MendedLearner(
-        mends=mends, temperature=recipe.rollout.temperature, watcher=watcher, **arguments
+        fixes=fixes, temperature=recipe.rollout.temperature, watcher=watcher, **arguments
     )
 
 

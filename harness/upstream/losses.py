@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,9 @@ from tunix.rl.ppo import ppo_learner
 from harness import recipe as recipe_lib
 from harness.upstream import learner as learner_lib
 from harness.upstream import versions
+from harness.upstream.fixes import registry
+from harness.upstream.points import Fix
+from harness.upstream.selection import Fixes
 
 VALUE_FIGURES = versions.VALUE_FIGURES
 REPORTS_UNUSED_LOWER_CLIP = versions.REPORTS_UNUSED_LOWER_CLIP
@@ -67,7 +70,7 @@ def policy_loss(
     trainer = learner.rl_cluster.actor_trainer
     inputs = trainer.gen_model_input_fn
     if ppo is not None:
-        config = learner_lib.ppo_config(ppo, mends_of(learner))
+        config = learner_lib.ppo_config(ppo, fixes_of(learner))
         inputs = functools.partial(_with_config, inputs, config)
     return _figures(trainer.loss_fn, inputs, logits, example)
 
@@ -112,7 +115,7 @@ def advantages(
     """
     estimator = ppo_learner.registry.get(_ESTIMATOR, learner.algo_config.advantage_estimator)
     if isinstance(learner, learner_lib.MendedLearner):
-        estimator = learner._mended_estimator(estimator)
+        estimator = learner.estimator(estimator)
     found = estimator(
         rewards=jnp.asarray(rewards, jnp.float32),
         values=jnp.asarray(values, jnp.float32),
@@ -123,17 +126,15 @@ def advantages(
     return np.array(found[0]), np.array(found[1])
 
 
-def epsilons(ppo: recipe_lib.Ppo, mends: tuple[str, ...]) -> tuple[float, float]:
-    """Gives the lower and the upper clip range that upstream's configuration holds."""
-    config = learner_lib.ppo_config(ppo, mends)
+def epsilons(ppo: recipe_lib.Ppo, mends: Fixes) -> tuple[float, float]:
+    """Return the lower and the upper clip range that upstream's configuration holds."""
+    config = learner_lib.ppo_config(ppo, registry.fixes(mends))
     return float(config.epsilon_low or 0.0), float(config.epsilon_high or 0.0)
 
 
-def mends_of(learner: learner_lib.Learner) -> frozenset[str]:
-    """Gives the mends that a learner has, none if it is upstream's own."""
-    if isinstance(learner, learner_lib.MendedLearner):
-        return learner._mends
-    return frozenset()
+def fixes_of(learner: learner_lib.Learner) -> Sequence[Fix]:
+    """Return the fixes of a learner, none if it is stock."""
+    return learner.fixes if isinstance(learner, learner_lib.MendedLearner) else ()
 
 
 def _with_config(inputs: Callable[[Any], Any], config: Any, example: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tunix.sft import sharding_utils
 from harness import models
 from harness import recipe as recipe_lib
 from harness.upstream import cluster as cluster_lib
-from harness.upstream import donation, hooks, rebind, versions
+from harness.upstream import donation, hooks, losses, rebind, versions
 from harness.upstream import learner as learner_lib
 from harness.upstream import rollout as rollout_lib
 from harness.upstream import temperature as temperature_lib
@@ -230,10 +230,10 @@ def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.Tra
         "returns": figures,
         "old_values": figures,
     }
-    if "micro-batch-token-mean" in getattr(learner, "_mends", ()):
-        fields["share"] = of((rows,), jnp.float32)
-        return learner_lib.WeighedExample(**fields)
-    return ppo_learner.TrainExample(**fields)
+    example: Any = ppo_learner.TrainExample(**fields)
+    for fix in losses.fixes_of(learner):
+        example = fix.example_shapes(example)
+    return example
 
 
 def resident(learner: learner_lib.Learner) -> list[Resident]:

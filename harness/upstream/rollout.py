@@ -1,23 +1,19 @@
-"""Upstream's rollout worker, with the mends that concern sampling."""
+"""Upstream's rollout worker: what a run needs of it, and the points at which fixes act."""
 
 import contextlib
-import dataclasses
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from tunix.generate import sampler as sampler_lib
-from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
 from harness import models
 from harness import recipe as recipe_lib
-from harness.upstream import keys, rebind, versions
-from harness.upstream import temperature as temperature_lib
+from harness.upstream import keys
+from harness.upstream.points import Fix, chain
 
 # With its own limit of 32 MiB, libtpu 0.0.52 refuses to compile the prefill of a float32 Gemma 3
 # for 16 sequences on a v6e ("All operands that alias with colored outputs must be colored"),
@@ -27,63 +23,49 @@ _PREFILL_OPTIONS = {"xla_tpu_scoped_vmem_limit_kib": "16384"}
 _CALLS_PER_MINI_BATCH = 2**16
 
 
-def _index_after_first_end(ids: np.ndarray, eos_id: Any) -> int:
-    """Gives the length of a completion, its end token included."""
-    return min(int(getattr(sampler_lib.utils, versions.FIND_END)(ids, eos_id)) + 1, len(ids))
-
-
 class MendedSampler(sampler_lib.Sampler):
-    """Upstream's sampler with chosen mends; each is an entry of the ledger.
+    """Upstream's sampler with chosen fixes.
 
     Attributes:
-      ends: Ids that end the rows of the newest call.
+      ends: Ids that end the sequences of the newest call.
     """
-
-    _call_with_end_token = rebind.rebind(
-        sampler_lib.Sampler.__call__,
-        utils=rebind.Overlay(sampler_lib.utils, **{versions.FIND_END: _index_after_first_end}),
-    )
 
     def __init__(
         self,
         transformer: nnx.Module,
         tokenizer: Any,
         cache_config: sampler_lib.CacheConfig,
-        mends: Collection[str],
+        fixes: Sequence[Fix],
         dtype: recipe_lib.Dtype | None = None,
     ):
-        """Builds upstream's sampler; see there.
+        """Build upstream's sampler; see there.
 
         Args:
           transformer: The policy.
           tokenizer: The tokenizer.
           cache_config: Shape of the KV cache.
-          mends: Ids in `harness.upstream.ledger`.
+          fixes: What is fixed.
           dtype: Dtype of the copy that is sampled from, and of the KV cache; None samples from
             the policy.
         """
-        self._mends = frozenset(mends)
+        self._fixes = fixes
         self.ends: frozenset[int] = frozenset()
         super().__init__(transformer, tokenizer, cache_config)
         self._copy = None if dtype is None else _Copy(transformer, dtype)
-        if "end-token-dropped" in self._mends:
-            # The completion holds the end token that was drawn, or the choice to
-            # stop is never trained on. The text stays as it was.
-            self.tokenizer = _TextWithoutEnd(self)
+        self._call = chain(fixes, "sampler_call", sampler_lib.Sampler.__call__)
+        for fix in fixes:
+            fix.sampler(self)
 
     def __call__(
         self, input_strings: Any, *args: Any, eos_tokens: Sequence[int] | None = None, **kwargs: Any
     ) -> Any:
-        """Samples; see upstream."""
+        """Sample; see upstream."""
         ends = tuple(eos_tokens or [self.tokenizer.eos_id()])
-        if {"pad-mid-sequence", "pad-not-trained"} & self._mends:
-            # A pad that was drawn ends the row: the trainer, which knows pads by
-            # their id, would take the next tokens for the ones before.
-            ends = (*ends, self.tokenizer.pad_id())
+        for fix in self._fixes:
+            ends = fix.stop_tokens(self, ends)
         self.ends = frozenset(ends)
-        call = self._call_with_end_token if "end-token-dropped" in self._mends else super().__call__
         with self._sampling_from_copy():
-            return call(input_strings, *args, eos_tokens=ends, **kwargs)
+            return self._call(self, input_strings, *args, eos_tokens=ends, **kwargs)
 
     def compile_prefill_with(self, options: Mapping[str, str]) -> None:
         """Compile the prefill with options of XLA, else as upstream does."""
@@ -125,10 +107,8 @@ class MendedSampler(sampler_lib.Sampler):
         return [each for each in copy if id(each) not in owned]
 
     def _decode_fn(self, params: Any, sampling_state: Any) -> Any:
-        if "decode-one-too-many" in self._mends:
-            # A step writes the token after its own place.
-            limit = sampling_state.total_sampling_steps - 1
-            sampling_state = dataclasses.replace(sampling_state, total_sampling_steps=limit)
+        for fix in self._fixes:
+            sampling_state = fix.decode_state(sampling_state)
         return super()._decode_fn(params, sampling_state)
 
 
@@ -165,22 +145,8 @@ def _reference(value: Any) -> Callable[[], Any]:
     return weakref.ref(value) if isinstance(value, jax.Array) else lambda: value
 
 
-class _TextWithoutEnd(tokenizer_adapter.TokenizerAdapter):
-    """Decodes a completion without the end token that closes it."""
-
-    def __init__(self, sampler: MendedSampler):
-        super().__init__(sampler.tokenizer.tokenizer)
-        self._sampler = sampler
-
-    def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
-        ids = list(ids)
-        if ids and ids[-1] in self._sampler.ends:
-            ids = ids[:-1]
-        return super().decode(ids, **kwargs)
-
-
 class MendedRollout(vanilla_rollout.VanillaRollout):
-    """Upstream's vanilla rollout with chosen mends.
+    """Upstream's vanilla rollout with chosen fixes.
 
     Attributes:
       calls: Number of generations so far; each has noise of its own.
@@ -193,23 +159,23 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
         mesh: jax.sharding.Mesh,
         rollout_config: base_rollout.RolloutConfig,
         *,
-        mends: Collection[str],
+        fixes: Sequence[Fix],
         seed: int,
         dtype: recipe_lib.Dtype | None = None,
     ):
-        """Builds the worker; upstream's cluster calls it with the first four.
+        """Build the worker; upstream's cluster calls it with the first four.
 
         Args:
           rollout_actor: The policy.
           tokenizer: The tokenizer.
           mesh: Tells what the sampler is compiled for.
           rollout_config: Sampling configuration; cache size and temperature are read.
-          mends: Ids in `harness.upstream.ledger`.
+          fixes: What is fixed.
           seed: Seed of the noise.
           dtype: Of the copy that is sampled from; None samples from the policy.
         """
         config: Any = rollout_actor.config  # type: ignore[attr-defined]
-        self._mends = frozenset(mends)
+        self._fixes = fixes
         self._sampler = MendedSampler(
             rollout_actor,
             tokenizer,
@@ -219,12 +185,12 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
                 num_kv_heads=config.num_kv_heads,
                 head_dim=config.head_dim,
             ),
-            mends=mends,
+            fixes=fixes,
             dtype=dtype,
         )
         if mesh.devices.flat[0].platform == "tpu":
             self._sampler.compile_prefill_with(_PREFILL_OPTIONS)
-        self._key = jax.random.PRNGKey(seed) if "noise-repeats" in self._mends else None
+        self._key = jax.random.PRNGKey(seed)
         self._temperature = rollout_config.temperature
         self._noise_offset = 0
         self.calls = 0
@@ -243,22 +209,21 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
     def generate(
         self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs: Any
     ) -> base_rollout.RolloutOutput:
-        """Samples one completion per prompt; see upstream."""
-        changes: dict[str, Any] = {}
-        if self._key is not None and rollout_config.seed is None:
-            changes["seed"] = keys.fold_in(self._key, self.calls + self._noise_offset)
-        elif "seed-array-donated" in self._mends and isinstance(rollout_config.seed, jax.Array):
-            changes["seed"] = jnp.array(rollout_config.seed)  # the sampler donates what it gets
-        if "top-p-none-greedy" in self._mends and rollout_config.top_p is None:
-            changes["top_p"] = 1.0
+        """Sample one completion per prompt; see upstream."""
+        for fix in self._fixes:
+            rollout_config = fix.generation(self, rollout_config)
         self.calls += 1
-        return super().generate(prompts, dataclasses.replace(rollout_config, **changes), **kwargs)
+        return super().generate(prompts, rollout_config, **kwargs)
+
+    def noise_key(self) -> jax.Array:
+        """Return the key of the next generation's noise."""
+        return keys.fold_in(self._key, self.calls + self._noise_offset)
 
     def get_per_token_logps(
         self, prompt_tokens: jax.Array, completion_tokens: jax.Array, **kwargs: Any
     ) -> jax.Array:
-        """Computes log-probs [B, T] of completions under the policy that drew them."""
+        """Compute log-probs [B, T] of completions under the policy that drew them."""
         compute: Callable[..., jax.Array] = vanilla_rollout.VanillaRollout.get_per_token_logps
-        if "log-prob-temperature" in self._mends:
-            compute = temperature_lib.at_temperature(compute, self._temperature)
+        for fix in self._fixes:
+            compute = fix.log_probs(compute, self._temperature)
         return compute(self, prompt_tokens, completion_tokens, **kwargs)
