@@ -98,7 +98,6 @@ def test_an_entry_is_explained_with_a_script_on_tunix_alone(each, capsys):
     script = upstream.reproduction(each.id)
     assert script.rstrip() in out
     assert not re.search(r"^\s*(import|from) harness", script, re.M)
-    compile(script, each.id, "exec")
 
 
 def test_a_property_is_explained_too_and_nothing_else(capsys):
@@ -115,6 +114,15 @@ def test_a_reproduction_shows_its_defect():
     # A release of Tunix in which it is fixed shows nothing.
     assert found.shows is (name in upstream.present())
     assert "expected:" in found.output
+
+
+def test_what_is_run_is_the_script_that_is_shown(monkeypatch):
+    asked = []
+    script = "print('expected: 1'); print('got: 2')"
+    monkeypatch.setattr(upstream, "reproduction", lambda name: asked.append(name) or script)
+    found = conformance.run_reproduction("noise-repeats")
+    assert asked == ["noise-repeats"]
+    assert (found.shows, found.output) == (True, "expected: 1\ngot: 2")
 
 
 def test_a_reproduction_that_crashes_shows_nothing(monkeypatch):

@@ -1,14 +1,15 @@
-"""The ledger: what is known to be wrong in Tunix's PPO, and what is done about it."""
+"""Which known issues the installed Tunix has, and which of them are fixed."""
 
 import functools
 import importlib.metadata
-import importlib.resources
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from harness import errors
-from harness.upstream.defects import DEFECTS, Defect
+from harness.upstream.fixes.known_issue import KnownIssue as Defect
+from harness.upstream.fixes.registry import ISSUES as DEFECTS
+from harness.upstream.fixes.registry import script
 from harness.upstream.selection import STOCK, Fixes
 
 Mode = Literal["mended", "stock"]
@@ -33,20 +34,34 @@ def installed_version() -> str:
 
 @functools.cache  # what is installed does not change under a process
 def present() -> tuple[str, ...]:
-    """Probes the installed Tunix and gives the ids of the defects found.
+    """Probe the installed Tunix and return the ids of the issues found.
 
     Returns:
-      Ids in the ledger's order, of the defects that have a probe.
+      Ids in the registry's order, of the issues that have a probe.
+
+    Raises:
+      HarnessError: A probe fails: this Tunix is not as any that it was written for.
     """
     found: dict[object, bool] = {}
     with warnings.catch_warnings():
         # Some give themselves away by these very warnings.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
-        for defect in DEFECTS:
-            if defect.probe and defect.probe not in found:
-                found[defect.probe] = defect.probe()
-    return tuple(defect.id for defect in DEFECTS if defect.probe and found[defect.probe])
+        for issue in DEFECTS:
+            if issue.probe and issue.probe not in found:
+                found[issue.probe] = _probed(issue.id, issue.probe)
+    return tuple(issue.id for issue in DEFECTS if issue.probe and found[issue.probe])
+
+
+def _probed(name: str, probe: Callable[[], bool]) -> bool:
+    try:
+        return probe()
+    except Exception as error:  # a Tunix that changed may fail anyhow, and is not known to be right
+        raise errors.HarnessError(
+            f"the probe of '{name}' cannot tell whether Tunix {installed_version()} has it "
+            f"({type(error).__name__}: {error}): please report this, and install google-tunix "
+            f"{' or '.join(SUPPORTED)}"
+        ) from error
 
 
 def mends(mode: Mode, selection: str = "all") -> Fixes:
@@ -161,13 +176,12 @@ def defect(name: str) -> Defect:
 
 
 def reproduction(name: str) -> str:
-    """Gives the source of a defect's reproduction, which runs on Tunix alone.
+    """Return a script that reproduces an issue, and runs on Tunix alone.
 
     Args:
-      name: Id of the defect.
+      name: Id of the issue.
 
     Returns:
-      A Python script; it ends with exit code 0 where the defect shows, 1 where not.
+      A Python script; it ends with exit code 0 where the issue shows, 1 where not.
     """
-    file = importlib.resources.files("harness.upstream.reproductions")
-    return (file / f"{defect(name).id.replace('-', '_')}.py").read_text()
+    return script(defect(name).id)
