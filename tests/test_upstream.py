@@ -121,7 +121,7 @@ def test_the_mended_worker_and_the_plain_one_take_foreign_tokenizers(mended):
         Foreign(),
         pieces.mesh,
         pieces.cluster.cluster_config.rollout_config,
-        mends=mended.mends,
+        fixes=pieces.cluster.fixes,
         seed=0,
     )
     config: Any = pieces.cluster.cluster_config.rollout_config

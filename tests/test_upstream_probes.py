@@ -16,20 +16,19 @@ from tunix.sft import peft_trainer
 
 from harness import upstream
 from harness.errors import HarnessError
-from harness.upstream import learner as learner_lib
 from harness.upstream import ledger, rebind, versions
-from harness.upstream import rollout as rollout_lib
-from harness.upstream.fixes import masked_gradient_nan
+from harness.upstream.fixes import end_token_dropped, masked_gradient_nan, reward_truncated
 
 
 def _float_rewards(patch):
-    names = {"jnp": rebind.Overlay(jnp, zeros_like=learner_lib._float_zeros_like)}
     method = ppo_learner.PPOLearner._generate_and_compute_advantage
-    patch(ppo_learner.PPOLearner, "_generate_and_compute_advantage", rebind.rebind(method, **names))
+    fixed = reward_truncated.Fix().advantages(method)
+    patch(ppo_learner.PPOLearner, "_generate_and_compute_advantage", fixed)
 
 
 def _kept_end_token(patch):
-    patch(sampler_lib.Sampler, "__call__", rollout_lib.MendedSampler._call_with_end_token)
+    call = end_token_dropped.Fix().sampler_call(sampler_lib.Sampler.__call__)
+    patch(sampler_lib.Sampler, "__call__", call)
 
 
 def _fresh_noise(patch):

@@ -321,7 +321,7 @@ def make_cluster(
         if directory
         else None,
     )
-    fixes = registry.fixes(mends)
+    fixes = registry.fixes_of(mends)
     for fix in fixes:
         fix.training(training)
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.CRITIC, rl_cluster.Role.ROLLOUT)

@@ -340,7 +340,7 @@ def make_learner(
     Returns:
       A learner; `train` runs it.
     """
-    fixes = registry.fixes(mends)
+    fixes = registry.fixes_of(mends)
     arguments: dict[str, Any] = {
         "rl_cluster": cluster,
         "ppo_config": ppo_config(recipe.ppo, fixes),

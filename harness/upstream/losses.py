@@ -128,7 +128,7 @@ def advantages(
 
 def epsilons(ppo: recipe_lib.Ppo, mends: Fixes) -> tuple[float, float]:
     """Return the lower and the upper clip range that upstream's configuration holds."""
-    config = learner_lib.ppo_config(ppo, registry.fixes(mends))
+    config = learner_lib.ppo_config(ppo, registry.fixes_of(mends))
     return float(config.epsilon_low or 0.0), float(config.epsilon_high or 0.0)
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from tunix.rl import rl_cluster
 from tunix.sft import peft_trainer
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import logging_to, toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -63,3 +64,10 @@ def reproduce() -> bool:
     print("expected: written after the close: []")
     print(f"got: {late}")
     return "critic/train/loss" in late
+
+
+class Fix(points.Fix):
+    """Write the critic's last metrics before the actor's trainer closes the logger of both."""
+
+    def close(self, cluster: Any) -> None:
+        cluster.critic_trainer._write_train_metrics()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from tunix.generate import sampler as sampler_lib
 
-from harness.upstream import versions
+from harness.upstream import points, versions
 from harness.upstream.fixes._prelude import toy_sampler
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -72,3 +72,10 @@ def reproduce() -> bool:
     print(f"expected: 3 decode steps for {len(output.tokens[0])} tokens")
     print(f"got: {steps[0]} decode steps")
     return len(output.tokens[0]) == 4 and steps[0] == 4
+
+
+class Fix(points.Fix):
+    """End the loop with the last token that is kept: a step writes the token after its own."""
+
+    def decode_state(self, state: Any) -> Any:
+        return dataclasses.replace(state, total_sampling_steps=state.total_sampling_steps - 1)

@@ -5,8 +5,11 @@ evaluation batch has completions of 2 tokens.
 Got: 4 tokens. `PPOLearner` calls `rl_cluster.generate` without its `mode`.
 """
 
+from typing import Any
+
 from tunix.rl import rl_cluster
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import toy_learner, toy_rollout_config
 from harness.upstream.fixes._probing import one_group
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -45,3 +48,10 @@ def reproduce() -> bool:
     print(f"expected: {list(lengths.values())} tokens in a training and an evaluation batch")
     print(f"got: {got}")
     return got == [4, 4]
+
+
+class Fix(points.Fix):
+    """Name the mode of each generation."""
+
+    def generation_arguments(self, cluster: Any, arguments: dict[str, Any]) -> None:
+        arguments.setdefault("mode", cluster.generation_mode)

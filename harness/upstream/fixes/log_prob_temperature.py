@@ -6,10 +6,15 @@ Got: `VanillaRollout.get_per_token_logps` and `ppo_policy_loss_fn` score at
 temperature 1, whatever the rollout's temperature.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harness.upstream import points
+from harness.upstream import temperature as temperature_lib
 from harness.upstream.fixes._prelude import toy_rollout, toy_rollout_config
 from harness.upstream.fixes._probing import log_prob_arguments
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -63,3 +68,13 @@ def reproduce() -> bool:
     print("expected: sampled and recomputed log-probs agree at temperatures 1 and 0.7")
     print(f"got: they differ by up to {control:.6f} at 1 and {gap:.6f} at 0.7")
     return control < 1e-4 < 1e-2 < gap
+
+
+class Fix(points.Fix):
+    """Take old and current log-probs, and the entropy, at the rollout's temperature."""
+
+    def log_probs(self, compute: Callable[..., Any], temperature: float) -> Callable[..., Any]:
+        return temperature_lib.at_temperature(compute, temperature)
+
+    def policy_loss(self, loss_fn: points.LossFn, temperature: float) -> points.LossFn:
+        return temperature_lib.at_temperature(loss_fn, temperature)

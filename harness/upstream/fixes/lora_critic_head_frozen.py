@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 from tunix.sft import peft_trainer
 
+from harness.upstream import lora_head, points
 from harness.upstream.fixes._prelude import toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -80,3 +81,10 @@ def reproduce() -> bool:
     print("expected: adapter trained: True, head trained: True")
     print(f"got: adapter trained: {adapter}, head trained: {head}")
     return adapter and not head
+
+
+class Fix(points.Fix):
+    """Make the value head parameters of LoRA's kind, which the trainer finds."""
+
+    def critic(self, critic: nnx.Module) -> None:
+        lora_head.train_with_adapters(critic)

@@ -6,16 +6,21 @@ Got: the loss is a mean over the tokens of each micro-batch, and micro-batches a
 averaged with equal weights, so a token of a short completion counts more.
 """
 
+import dataclasses
+import functools
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from tunix.rl import common
 from tunix.rl import trainer as trainer_lib
+from tunix.rl.ppo import ppo_learner
 from tunix.sft import peft_trainer
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import Table, policy_loss
 from harness.upstream.fixes._probing import loss_of_log_probs
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -78,3 +83,52 @@ def reproduce() -> bool:
     print(f"expected: the logit of the short completion's token rises by {one:.4f}")
     print(f"got: it rises by {two:.4f} with micro-batches of one")
     return bool(abs(one - two) > 1e-3)
+
+
+@flax.struct.dataclass(frozen=True)
+class WeightedExample(ppo_learner.TrainExample):
+    """A micro-batch with its part of the mini-batch.
+
+    Attributes:
+      share: [B] float32, the same in each row: real tokens of the micro-batch over the mean of
+        the micro-batches of its optimizer step.
+    """
+
+    share: jax.Array | None = None
+
+
+class Fix(points.Fix):
+    """Weigh the loss of a micro-batch by its share of the tokens behind the optimizer step."""
+
+    def weigh(self, examples: list[Any]) -> list[Any]:
+        tokens = [float(np.asarray(example.completion_mask).sum()) for example in examples]
+        mean = max(sum(tokens), 1.0) / max(len(tokens), 1)
+        return [
+            _weighted(example, np.full(len(example.completion_mask), own / mean, np.float32))
+            for example, own in zip(examples, tokens, strict=True)
+        ]
+
+    def example_shapes(self, example: Any) -> Any:
+        rows = example.completion_mask.shape[0]
+        return _weighted(example, jax.ShapeDtypeStruct((rows,), jnp.float32))
+
+    def loss(self, loss_fn: points.LossFn) -> points.LossFn:
+        @functools.wraps(loss_fn)  # flax asks for the names of the arguments
+        def loss(model: Any, train_example: Any, *args: Any, **kwargs: Any) -> Any:
+            value, aux = loss_fn(model, train_example, *args, **kwargs)
+            share = getattr(train_example, "share", None)
+            if share is None:
+                return value, aux
+            # A token mean of each micro-batch, so weighed, is after accumulation
+            # the token mean of the mini-batch.
+            return value * share[0], {name: each * share[0] for name, each in aux.items()}
+
+        return loss
+
+
+def _weighted(example: Any, share: Any) -> WeightedExample:
+    names = [field.name for field in dataclasses.fields(ppo_learner.TrainExample)]  # type: ignore[arg-type]
+    fields = {name: getattr(example, name) for name in names}
+    return WeightedExample(
+        **fields, share=jnp.asarray(share) if isinstance(share, np.ndarray) else share
+    )

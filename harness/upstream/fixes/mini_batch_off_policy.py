@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from tunix.rl import rl_learner
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import reward_column, toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -70,3 +71,9 @@ def reproduce() -> bool:
     print("expected: updates before each prompt of the batch is sampled: [0, 0, 0, 0]")
     print(f"got: {updates}")
     return any(updates)
+
+
+class Fix(points.Fix):
+    """Sample, score and whiten a batch as one, and cut it anew in each epoch."""
+
+    whole_batches = True

@@ -5,6 +5,7 @@ Got: moments alone. `donate_argnames` names the optimizer, not the model, so a m
 that is trained whole takes its room twice while the step runs.
 """
 
+import functools
 import types
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from flax import nnx
 from tunix.rl import trainer as trainer_lib
 from tunix.sft import peft_trainer
 
+from harness.upstream import donation, points
 from harness.upstream.fixes._prelude import Table
 from harness.upstream.fixes._probing import Row
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -69,3 +71,22 @@ def reproduce() -> bool:
         f"got: of the moments {sum(given)} of {len(given)}, of the weights {weights.is_deleted()}"
     )
     return any(given) and not weights.is_deleted()
+
+
+class Fix(points.Fix):
+    """Donate what is trained, and return nothing that is only read."""
+
+    def training(self, config: Any) -> None:
+        if config.gradient_accumulation_steps == 1:
+            # Tunix holds a float32 accumulator of all that is trained, for a sum of one.
+            config.gradient_accumulation_steps = None
+
+    def cluster(self, cluster: Any) -> None:
+        trainers = (cluster.actor_trainer, cluster.critic_trainer)
+        worker = cluster.inference_worker
+        trained = [trainer.model for trainer in trainers]
+        others = [each for each in worker._models.values() if all(each is not m for m in trained)]
+        donation.own_what_is_donated(trainers, others)
+        for trainer in trainers:
+            donation.install(trainer)
+        worker.get_values = functools.partial(donation.get_values, worker)

@@ -5,11 +5,13 @@ Got: the same ones. The sampler turns None into `PRNGKey(0)` at every call, so
 every batch of a PPO run is sampled with the same noise.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from tunix.rl.rollout import vanilla_rollout
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import toy_rollout, toy_rollout_config, uniform_logits
 from harness.upstream.fixes._probing import END, PAD, WORD, rollout_config, sampler_that_wrote
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -48,3 +50,12 @@ def reproduce() -> bool:
     print(f"expected: about {1 / 6:.2f} of the tokens of two generations agree")
     print(f"got: {share:.2f} agree")
     return bool(share == 1.0)
+
+
+class Fix(points.Fix):
+    """Give each generation noise of its own."""
+
+    def generation(self, worker: Any, config: Any) -> Any:
+        if config.seed is not None:
+            return config
+        return dataclasses.replace(config, seed=worker.noise_key())

@@ -5,6 +5,8 @@ Got: where the policy wrote the pad id in mid-sequence, `process_ids` takes it f
 padding: the token is masked and later tokens move one position to the left.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.rl import common
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import TOKENIZER, toy_rollout_config
 from harness.upstream.fixes._probing import END, PAD, WORD
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -87,3 +90,13 @@ def reproduce() -> bool:
     print("expected: sampled and recomputed log-probs agree before and after a sampled pad id")
     print(f"got: they differ by up to {control:.6f} before and {shifted:.6f} after")
     return bool(control < 1e-3 < 1e-2 < shifted)
+
+
+class Fix(points.Fix):
+    """Let a pad that was drawn end its sequence.
+
+    The trainer, which knows pads by their id, would take the tokens after it for others.
+    """
+
+    def stop_tokens(self, sampler: Any, ids: tuple[int, ...]) -> tuple[int, ...]:
+        return (*ids, sampler.tokenizer.pad_id())

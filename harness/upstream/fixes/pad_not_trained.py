@@ -52,3 +52,6 @@ def reproduce() -> bool:
     print("expected: tokens [5, 0, 6, 7], 4 of them trained on, return 7.0 on the last")
     print(f"got: tokens {drawn}, {int(mask.sum())} trained on, returns {returns.tolist()}")
     return drawn == [5, 0, 6, 7] and int(mask.sum()) == 3 and returns[3] != 7
+
+
+Fix = pad_mid_sequence.Fix

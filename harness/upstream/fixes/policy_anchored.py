@@ -5,12 +5,14 @@ Got: a second copy is stored when the cluster is built. `get_actor_per_token_log
 reads it, and `PPOLearner` asks the rollout worker for its log-probs instead.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from tunix.rl import rl_cluster
 
+from harness.upstream import points, rebind
 from harness.upstream.fixes._prelude import reward_column, toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -46,3 +48,13 @@ def reproduce() -> bool:
     print("expected: bytes of the policy that are stored a second time: 0")
     print(f"got: {size}, and training without them ends after {cluster.global_steps} step")
     return size > 0
+
+
+class Fix(points.Fix):
+    """Leave out the copy of the policy, of whose log-probs PPO asks the rollout worker."""
+
+    def init_cluster(self, init: Callable[..., None]) -> Callable[..., None]:
+        utilities = rebind.Overlay(
+            rl_cluster.rl_utils, put_params_on_memory_kind=lambda params, kind: None
+        )
+        return rebind.rebind(init, rl_utils=utilities)

@@ -5,10 +5,16 @@ its logits over 0.5.
 Got: those of its logits as they are.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tunix.rl.inference import inference_worker
 
+from harness.upstream import points
+from harness.upstream import temperature as temperature_lib
 from harness.upstream.fixes._prelude import Table, toy_cluster, toy_rollout_config
 from harness.upstream.fixes._probing import log_prob_arguments
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -51,3 +57,14 @@ def reproduce() -> bool:
     far, near = np.abs(found - at(0.5)).max(), np.abs(found - at(1.0)).max()
     print(f"got: off by {far:.4f} from those at 0.5, by {near:.6f} from those at 1")
     return bool(near < 1e-5 < 1e-2 < far)
+
+
+class Fix(points.Fix):
+    """Take the reference's log-probs at the rollout's temperature."""
+
+    def cluster(self, cluster: Any) -> None:
+        worker, config = cluster.inference_worker, cluster.cluster_config.rollout_config
+        compute = temperature_lib.at_temperature(
+            inference_worker.InferenceWorker.get_ref_per_token_logps, config.temperature
+        )
+        worker.get_ref_per_token_logps = functools.partial(compute, worker)

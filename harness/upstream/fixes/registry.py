@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 
 from harness.upstream import fixes
 from harness.upstream.fixes.known_issue import KnownIssue
+from harness.upstream.points import Fix
+from harness.upstream.selection import Fixes
 
 _NO_ISSUES = ("known_issue", "registry")
 _MAIN = 'if __name__ == "__main__":\n    raise SystemExit(0 if reproduce() else 1)\n'
@@ -33,6 +35,17 @@ def collect() -> tuple[KnownIssue, ...]:
             raise ValueError(f"{each.name}.py holds the issue '{issue.id}': name one as the other")
         found.append(issue)
     return tuple(sorted(found, key=lambda issue: issue.id))
+
+
+def fixes_of(chosen: Fixes) -> tuple[Fix, ...]:
+    """Return the fixes of issues, each once where several issues have it in common.
+
+    Args:
+      chosen: Which issues are to be fixed.
+    """
+    named = dict.fromkeys(issue.fix for issue in ISSUES if issue.id in chosen)
+    kinds = [importlib.import_module(f"{fixes.__name__}.{_module_of(name)}").Fix for name in named]
+    return tuple(kind() for kind in dict.fromkeys(kinds))
 
 
 def _module_of(name: str) -> str:

@@ -5,9 +5,15 @@ Got: 0.0. PPOLearner builds the reward tensor with `zeros_like(completion_ids)`,
 is int32, so the scattered reward is truncated.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from tunix.rl import rl_cluster
 
+from harness.upstream import points, rebind
 from harness.upstream.fixes._prelude import toy_batch, toy_learner, toy_rollout_config
 from harness.upstream.fixes._probing import one_group
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -45,3 +51,14 @@ def reproduce() -> bool:
     print("expected: returns of 0.5")
     print(f"got: returns of {returns.tolist()}")
     return bool(np.any(returns != 0.5))
+
+
+class Fix(points.Fix):
+    """Make the reward tensor float32."""
+
+    def advantages(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        return rebind.rebind(compute, jnp=rebind.Overlay(jnp, zeros_like=_float_zeros_like))
+
+
+def _float_zeros_like(x: jax.Array, **kwargs: Any) -> jax.Array:
+    return jnp.zeros(jnp.shape(x), jnp.float32, **kwargs)

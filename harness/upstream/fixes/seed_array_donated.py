@@ -5,6 +5,7 @@ says, serves for any number of generations.
 Got: the second call fails, since the sampler donates its state and the seed with it.
 """
 
+import dataclasses
 from typing import Any, cast
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 from tunix.generate import sampler as sampler_lib
 from tunix.rl.rollout import vanilla_rollout
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import toy_rollout, toy_rollout_config
 from harness.upstream.fixes._probing import (
     END,
@@ -87,3 +89,12 @@ def reproduce() -> bool:
         return "deleted" in str(error) or "donated" in str(error)
     print("got: two generations")
     return False
+
+
+class Fix(points.Fix):
+    """Give the sampler a copy of the seed to donate."""
+
+    def generation(self, worker: Any, config: Any) -> Any:
+        if not isinstance(config.seed, jax.Array):
+            return config
+        return dataclasses.replace(config, seed=jnp.array(config.seed))

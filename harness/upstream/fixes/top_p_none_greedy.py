@@ -5,6 +5,7 @@ greedy sampling", as `RolloutConfig` says.
 Got: greedy decoding at temperature 1. The sampler chooses its mode by `top_p` alone.
 """
 
+import dataclasses
 import types
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.generate import sampler as sampler_lib
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import toy_rollout, toy_rollout_config, uniform_logits
 from harness.upstream.fixes._probing import PAD, WORD
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -65,3 +67,10 @@ def reproduce() -> bool:
     print(f"expected: {control} different tokens with top_p=None, as with top_p=1.0")
     print(f"got: {tokens}")
     return control == 6 and tokens == 1
+
+
+class Fix(points.Fix):
+    """Let None keep the whole distribution."""
+
+    def generation(self, worker: Any, config: Any) -> Any:
+        return config if config.top_p is not None else dataclasses.replace(config, top_p=1.0)

@@ -8,12 +8,14 @@ so memory is that of the full batch.
 
 import contextlib
 import types
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from tunix.rl import rl_cluster
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import toy_batch, toy_learner
 from harness.upstream.fixes._probing import END, PAD
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -70,3 +72,21 @@ def reproduce() -> bool:
     print("expected: {'log-probabilities': [1, 1, 1, 1], 'values': [1, 1, 1, 1]}")
     print(f"got: {sizes}")
     return sizes == {"log-probabilities": [1] * 4, "values": [4]}
+
+
+class Fix(points.Fix):
+    """Compute values in the micro-batches of the log-probs."""
+
+    def values(self, cluster: Any, compute: Callable[..., Any]) -> Callable[..., Any]:
+        size = cluster.cluster_config.training_config.compute_logps_micro_batch_size
+        if size is None:
+            return compute
+
+        def values(prompts: jax.Array, completions: jax.Array, *ids: int) -> jax.Array:
+            parts = [
+                compute(prompts[start : start + size], completions[start : start + size], *ids)
+                for start in range(0, len(prompts), size)
+            ]
+            return jnp.concatenate(parts)
+
+        return values

@@ -4,11 +4,14 @@ Expected: a finite advantage.
 Got: NaN. `masked_var` multiplies by n / (n - 1), which is 1 / 0 for n = 1.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from tunix.rl.ppo import ppo_learner
 
-from harness.upstream import versions
+from harness.upstream import points, versions
 from harness.upstream.fixes.known_issue import KnownIssue
 
 
@@ -41,3 +44,16 @@ def reproduce() -> bool:
     print(f"expected: a finite advantage for a return of {float(returns[0, 0])}")
     print(f"got: {float(advantages[0, 0])}")
     return bool(np.isnan(advantages[0, 0]))
+
+
+class Fix(points.Fix):
+    """Make the advantage of a single token 0, as of any set without spread."""
+
+    def estimator(self, estimator: Callable[..., Any]) -> Callable[..., Any]:
+        def estimated(rewards: Any, values: Any, completion_mask: Any, **kwargs: Any) -> Any:
+            advantages, returns = estimator(
+                rewards=rewards, values=values, completion_mask=completion_mask, **kwargs
+            )
+            return jnp.where(jnp.sum(completion_mask) > 1, advantages, 0), returns
+
+        return estimated

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.rl import rl_learner
 
+from harness.upstream import points
 from harness.upstream.fixes._prelude import Table, reward_column, toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -97,3 +98,10 @@ def reproduce() -> bool:
     print(f"expected: advantages of {whole.round(2)} with micro-batches of 4 and of 2")
     print(f"got: {halves.round(2)} with micro-batches of 2")
     return not np.allclose(whole, halves, atol=0.01)
+
+
+class Fix(points.Fix):
+    """Whiten over all that is behind an optimizer step, whatever the micro-batches."""
+
+    def group_size(self, group: int, whole: int | None) -> int:
+        return whole or group
