@@ -166,7 +166,7 @@ def requirements() -> list[Requirement]:
     extras = project["optional-dependencies"]
     texts = [*PROJECT["build-system"]["requires"], *project["dependencies"]]
     # The two extras with libtpu exclude each other, so that neither is pinned.
-    texts += [text for name in ("dev", "report") for text in extras[name]]
+    texts += [text for name in ("dev", "report", "docs") for text in extras[name]]
     return [Requirement(text) for text in texts]
 
 
