@@ -235,6 +235,7 @@ def plan(session: nox.Session) -> None:
     if update:
         picture = "docs/gemma3-1b.v6e-1.svg"
         run(session, "python", "-m", "harness.plan.picture", committed, picture, env=CPU)
+        run(session, "python", "-m", "harness.docs", env=CPU)
 
 
 @nox.session

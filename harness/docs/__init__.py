@@ -1,4 +1,4 @@
-"""Reference pages written from the code: the recipe, known issues, properties, fixtures, commands.
+"""Reference pages written from the code: the recipe, known issues, properties, fixtures, ...
 
 `python -m harness.docs` writes them to `docs/reference/`, where they are
 committed; `python -m harness.docs --check` says which are out of date.
@@ -7,7 +7,14 @@ committed; `python -m harness.docs --check` says which are out of date.
 import pathlib
 from collections.abc import Callable, Mapping
 
-from harness.docs import commands, fixtures, known_issues, properties, recipe_fields
+from harness.docs import (
+    commands,
+    committed_plan,
+    fixtures,
+    known_issues,
+    properties,
+    recipe_fields,
+)
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "recipe.md": recipe_fields.page,
@@ -15,6 +22,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "properties.md": properties.page,
     "fixtures.md": fixtures.page,
     "commands.md": commands.page,
+    "plan.md": committed_plan.page,
 }
 
 

@@ -19,7 +19,7 @@ _ASPECTS = {
 def page() -> str:
     """Return the page: a table of all issues, and a section for each."""
     issues = upstream.DEFECTS
-    fixed = [each for each in issues if _fix(each)]
+    fixed = [each for each in issues if fix_text(each)]
     blocks = [
         f"{len(issues)} issues in the PPO of Tunix are known; {len(fixed)} are fixed by the "
         f"harness unless `--upstream stock` asks for Tunix as installed. {_by_release(issues)} "
@@ -29,7 +29,7 @@ def page() -> str:
         "## Fixed",
         _table(fixed),
         "## Not fixed",
-        _table([each for each in issues if not _fix(each)]),
+        _table([each for each in issues if not fix_text(each)]),
         "## Details",
         *(_section(each) for each in issues),
     ]
@@ -38,7 +38,7 @@ def page() -> str:
 
 def _by_release(issues: Any) -> str:
     counts = [
-        f"{release} has {sum(release in each.releases for each in issues)} of them"
+        f"{release} has {sum(release in each.releases for each in issues)}"
         for release in upstream.SUPPORTED
     ]
     return " and ".join(counts) + "."
@@ -46,14 +46,19 @@ def _by_release(issues: Any) -> str:
 
 def _table(issues: Any) -> str:
     lines = [
-        [f"[`{each.id}`](#{each.id})", _plain(each.title), _plain(each.effect), _releases(each)]
+        [
+            f"[`{each.id}`](#{each.id})",
+            markdown.plain(each.title),
+            markdown.plain(each.effect),
+            _releases(each),
+        ]
         for each in issues
     ]
     return markdown.table(("id", "what is wrong", "effect", "releases"), lines)
 
 
 def _section(issue: Any) -> str:
-    lines = [f"### {_plain(issue.title)} {{ #{issue.id} }}", "", f"`{issue.id}`", ""]
+    lines = [f"### {issue.id}", "", f"**{markdown.plain(issue.title)}**", ""]
     for heading, names in _ASPECTS.items():
         text = _aspect(issue, heading, names)
         if text:
@@ -63,7 +68,7 @@ def _section(issue: Any) -> str:
 
 def _aspect(issue: Any, heading: str, names: tuple[str, ...]) -> str:
     if heading == "Fix":
-        return _plain(_fix(issue) or "none")
+        return markdown.plain(fix_text(issue) or "none")
     if heading == "Releases":
         return _releases(issue)
     value = next((getattr(issue, name) for name in names if hasattr(issue, name)), None)
@@ -71,10 +76,10 @@ def _aspect(issue: Any, heading: str, names: tuple[str, ...]) -> str:
         return ", ".join(f"[`{each}`](properties.md#{each})" for each in value or ())
     if heading == "Where":
         return markdown.code(value) if value else ""
-    return _plain(value or "")
+    return markdown.plain(value or "")
 
 
-def _fix(issue: Any) -> str | None:
+def fix_text(issue: Any) -> str | None:
     """Return what the fix of an issue does, or None if there is no fix."""
     value = next((getattr(issue, name) for name in _ASPECTS["Fix"] if hasattr(issue, name)), None)
     if value is None or isinstance(value, str):
@@ -84,10 +89,3 @@ def _fix(issue: Any) -> str | None:
 
 def _releases(issue: Any) -> str:
     return ", ".join(issue.releases)
-
-
-def _plain(text: str) -> str:
-    """Return a text whose underscores and stars are not taken for emphasis."""
-    parts = text.split("`")
-    parts[::2] = [each.replace("*", r"\*").replace("_", r"\_") for each in parts[::2]]
-    return "`".join(parts)

@@ -70,5 +70,19 @@ def summary(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("Attributes:\n")[0].strip()
 
 
+def plain(text: str) -> str:
+    """Return a text whose underscores and stars are not taken for emphasis."""
+    parts = text.split("`")
+    parts[::2] = [each.replace("*", r"\*").replace("_", r"\_") for each in parts[::2]]
+    return "`".join(parts)
+
+
 def _cell(text: str) -> str:
-    return re.sub(r"(?<!\\)\|", r"\\|", text).replace("\n", " ")
+    # A bar in inline code cannot be escaped in a way that all renderers of tables share.
+    coded = re.sub(r"`([^`]*\|[^`]*)`", lambda found: f"<code>{_entities(found[1])}</code>", text)
+    return coded.replace("|", r"\|").replace("\n", " ")
+
+
+def _entities(text: str) -> str:
+    """Return a text with all that HTML or Markdown could take for markup as entities."""
+    return re.sub(r"[^A-Za-z0-9 .,:=-]", lambda found: f"&#{ord(found[0])};", text)

@@ -90,8 +90,8 @@ def _rules(field: Any) -> Iterator[str]:
                 yield f"{sign} {getattr(each, name)}"
         if isinstance(each, annotated_types.MinLen):
             yield f"at least {each.min_length} long"
-        if getattr(each, "pattern", None):
-            yield f"matches {markdown.code(each.pattern)}"
+        if pattern := getattr(each, "pattern", None):
+            yield f"matches {markdown.code(pattern)}"
 
 
 def _groups(cls: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type]]:
