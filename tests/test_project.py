@@ -161,6 +161,11 @@ def test_the_pinned_set_holds_no_torch():
     assert {"torch", "torchvision", "tensorflow", "tunix"}.isdisjoint(pins())
 
 
+def test_the_hooks_run_the_pinned_ruff():
+    text = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert set(re.findall(r"ruff==([\d.]+)", text)) == {str(pins()["ruff"])}
+
+
 def requirements() -> list[Requirement]:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
