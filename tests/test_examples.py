@@ -1,5 +1,6 @@
 """The scripts of `examples/` and of the README, at the shapes of the other tests."""
 
+import ast
 import importlib.util
 import pathlib
 import re
@@ -8,6 +9,7 @@ import types
 
 import pytest
 
+from harness import pytest_plugin
 from harness import recipe as recipe_lib
 from tests.conftest import SMALL
 
@@ -86,15 +88,28 @@ def test_the_script_of_the_readme(own_cache, monkeypatch, capsys):
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPETS = [
-    pytest.param(text, id=f"{path.stem}-{number}")
+SNIPPETS = {
+    f"{path.stem}-{number}": text
     for path in PAGES
     for number, text in enumerate(snippets(path))
     if (path.name, number) != ("README.md", 0)
-]
+}
 
 
-@pytest.mark.parametrize("text", SNIPPETS)
-def test_a_snippet_of_the_documentation_runs(text):
-    """Each as it stands; those that define a fixture or a test define it."""
-    exec(compile(text, "docs", "exec"), {})
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_a_snippet_of_the_documentation_runs(name):
+    """Each as it stands; one that defines a fixture or a test has to define it alone."""
+    exec(compile(SNIPPETS[name], name, "exec"), {})
+
+
+@pytest.mark.parametrize("name", [name for name, text in SNIPPETS.items() if "@pytest" in text])
+def test_what_the_documentation_overrides_is_a_fixture(name):
+    made = [node for node in ast.parse(SNIPPETS[name]).body if isinstance(node, ast.FunctionDef)]
+    assert made
+    assert all(hasattr(pytest_plugin, node.name) for node in made)
+
+
+@pytest.mark.parametrize("name", [name for name, text in SNIPPETS.items() if "def test_" in text])
+def test_what_a_test_of_the_documentation_takes_is_a_fixture(name):
+    tests = [node for node in ast.parse(SNIPPETS[name]).body if isinstance(node, ast.FunctionDef)]
+    assert all(hasattr(pytest_plugin, each.arg) for node in tests for each in node.args.args)
