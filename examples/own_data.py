@@ -1,8 +1,9 @@
 """Train on problems of your own, written as JSON lines.
 
-Run `python examples/own_data.py runs/subtraction`. Each line is a question and
-an answer that ends in `#### NUMBER`; with files of your own,
-`python -m harness run --data jsonl:DIR` does the same.
+Run `python examples/own_data.py runs/subtraction`; further arguments change the
+recipe, as in `lora.rank=4`. Each line of the files is a question and an answer
+that ends in `#### NUMBER`; `python -m harness run --data jsonl:DIR` does the
+same with files of your own.
 """
 
 import itertools
@@ -50,5 +51,5 @@ def main(out: pathlib.Path, *assignments: str) -> pipeline.Result:
 
 
 if __name__ == "__main__":
-    result = main(pathlib.Path(sys.argv[1]))
+    result = main(pathlib.Path(sys.argv[1]), *sys.argv[2:])
     print(f"accuracy {result.baseline.accuracy:.3f}, then {result.trained.accuracy:.3f}")

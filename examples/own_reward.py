@@ -1,8 +1,9 @@
 """Train with a reward function of your own.
 
-Run `python examples/own_reward.py runs/brevity`. The function is tried on a
-batch of made-up completions before anything is trained; then PPO learns to
-write short answers, and evaluation scores by the same function.
+Run `python examples/own_reward.py runs/brevity`; further arguments change the
+recipe, as in `lora.rank=4`. The function is tried on a batch of made-up
+completions before anything is trained; then PPO learns to write short answers,
+and evaluation scores by the same function.
 """
 
 import pathlib
@@ -46,6 +47,6 @@ def main(out: pathlib.Path, *assignments: str) -> pipeline.Result:
 
 
 if __name__ == "__main__":
-    result = main(pathlib.Path(sys.argv[1]))
+    result = main(pathlib.Path(sys.argv[1]), *sys.argv[2:])
     for number, step in enumerate(result.steps, start=1):
         print(f"step {number}: reward {step['reward_mean']:.3f}")

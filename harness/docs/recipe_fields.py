@@ -7,7 +7,6 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-import annotated_types
 import pydantic
 
 from harness import recipe as recipe_lib
@@ -88,8 +87,8 @@ def _rules(field: Any) -> Iterator[str]:
         for name, sign in signs.items():
             if hasattr(each, name):
                 yield f"{sign} {getattr(each, name)}"
-        if isinstance(each, annotated_types.MinLen):
-            yield f"at least {each.min_length} long"
+        if length := getattr(each, "min_length", None):
+            yield f"at least {length} long"
         if pattern := getattr(each, "pattern", None):
             yield f"matches {markdown.code(pattern)}"
 
