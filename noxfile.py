@@ -242,6 +242,17 @@ def plan(session: nox.Session) -> None:
     if update:
         picture = "docs/gemma3-1b.v6e-1.svg"
         run(session, "python", "-m", "harness.plan.picture", committed, picture, env=CPU)
+        run(session, "python", "-m", "harness.docs", env=CPU)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation as a site in runs/site; a broken link or a stale page fails."""
+    install(session, "docs")
+    run(session, "python", "-m", "harness.docs", "--check", env=CPU)
+    # The theme would announce its successor at each build.
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}
+    run(session, "python", "-m", "mkdocs", "build", "--strict", *session.posargs, env=quiet)
 
 
 @nox.session

@@ -154,9 +154,3 @@ def test_every_tolerance_has_a_row():
     text = (ROOT / "docs" / "tolerances.md").read_text()
     for each in checks.PROPERTIES:
         assert f"| `{each.id}` |" in text, each.id
-
-
-@pytest.mark.parametrize("each", upstream.DEFECTS, ids=lambda each: each.id)
-def test_the_readme_names_each_entry_and_the_release_that_alone_has_it(each):
-    alone = f"({each.releases[0]}) " if len(each.releases) == 1 else ""
-    assert f"| `{each.id}` | {alone}{each.title} |" in (ROOT / "README.md").read_text()

@@ -161,12 +161,17 @@ def test_the_pinned_set_holds_no_torch():
     assert {"torch", "torchvision", "tensorflow", "tunix"}.isdisjoint(pins())
 
 
+def test_the_hooks_run_the_pinned_ruff():
+    text = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert set(re.findall(r"ruff==([\d.]+)", text)) == {str(pins()["ruff"])}
+
+
 def requirements() -> list[Requirement]:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
     texts = [*PROJECT["build-system"]["requires"], *project["dependencies"]]
     # The two extras with libtpu exclude each other, so that neither is pinned.
-    texts += [text for name in ("dev", "report") for text in extras[name]]
+    texts += [text for name in ("dev", "report", "docs") for text in extras[name]]
     return [Requirement(text) for text in texts]
 
 

@@ -611,49 +611,6 @@ def test_several_hosts_are_refused_with_the_ledgers_reason(capsys, tmp_path, mon
     assert not (tmp_path / "out").exists()
 
 
-# What a person sees, and the test that holds it to its exit code.
-TOLD = (
-    "it may hold another run",
-    "is writing to",
-    "give the options with which it began",
-    "is refused:",
-    "cannot be written (",
-    "stopped as asked",
-    "is not finite in global step",
-    "in global step",
-    "when it was tried on",
-    "cannot be called with prompts, completions and the columns",
-    "took longer than reward.timeout_seconds",
-    "which is not a space and one number",
-    "does not score as correct",
-    "prompts fits rollout.max_prompt_length",
-    "which looks like a special token and is encoded as",
-    "prompts end in <eos>",
-    "all sequences had one reward",
-    "does not end where the model's turn begins",
-    "are training problems too",
-    "the policy before PPO has checksum",
-    "hosts are joined here",
-    "needs Kaggle credentials and there are none",
-    "Kaggle does not take the credentials",
-    "is not accepted by this account",
-    "Kaggle has no model",
-    "Kaggle cannot be reached",
-    "cannot be kept in",
-    "the handle is not",
-    "TensorBoard's figures cannot be written",
-    "no TPU is here",
-    "does not fit",
-    "log-probs differ from",
-)
-
-
-@pytest.mark.parametrize("line", TOLD)
-def test_what_is_told_stands_in_the_readme(line):
-    table = (ROOT / "README.md").read_text().partition("## When something is refused")[2]
-    assert any(line in row for row in table.splitlines() if row.startswith("|"))
-
-
 def test_weights_that_are_not_those_the_run_began_with_are_refused(all_but_finished, capsys):
     out = all_but_finished
     (kept,) = out.rglob("policy.json")

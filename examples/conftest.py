@@ -1,0 +1,18 @@
+"""Override one fixture; all that is made from it follows."""
+
+import pytest
+
+from harness import recipe as recipe_lib
+
+
+@pytest.fixture
+def recipe() -> recipe_lib.Recipe:
+    """The tiny recipe with smaller LoRA factors and a batch of eight problems."""
+    return recipe_lib.load(
+        "tiny",
+        assignments=[
+            "lora.rank=4",
+            *(f"batching.{name}=8" for name in ("batch", "mini_batch", "train_micro_batch")),
+            *(f"batching.{name}=8" for name in ("rollout_micro_batch", "logps_micro_batch")),
+        ],
+    )
