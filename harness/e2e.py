@@ -13,13 +13,10 @@ from typing import Any
 
 import jax
 
-from harness import doctor, errors, footprint, pipeline
+from harness import doctor, errors, footprint, hardware, pipeline
 from harness import recipe as recipe_lib
 from harness.measure import memory
 from harness.models import kaggle
-
-# What `plan` calls the slices that hold chips of a kind.
-_CHIPS = {"TPU v6 lite": "v6e", "TPU v5 lite": "v5e"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +88,10 @@ def examine(recipe: recipe_lib.Recipe, *, force: bool = False) -> doctor.Report:
 
 
 def chip() -> str | None:
-    """Gives the name of this machine's slice as `plan` knows it, none if it does not."""
+    """Return the name of this machine's slice as `plan` knows it, None if it does not."""
     devices = jax.devices()
-    kind = _CHIPS.get(devices[0].device_kind)
-    return None if kind is None else f"{kind}-{len(devices)}"
+    found = hardware.slice_of(devices[0].device_kind, len(devices))
+    return None if found is None else found.name
 
 
 def plan(recipe: recipe_lib.Recipe, name: str, mode: str) -> dict[str, Any] | None:

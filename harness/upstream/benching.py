@@ -23,7 +23,7 @@ from harness.upstream import donation, temperature
 from harness.upstream import learner as learner_lib
 from harness.upstream import programs as programs_lib
 
-NAMES = ("prefill", "decode", "old_logps", "values", "advantages", "actor_step", "critic_step")
+NAMES = ("prefill", "decode", "logps", "values", "advantages", "actor_step", "critic_step")
 
 # No token has it, so that a decode that waits for it runs to its limit.
 _NO_TOKEN = -1
@@ -211,7 +211,7 @@ def _listening(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
             stack.enter_context(mock.patch.object(score, "jitted_fn", ear))
         stack.enter_context(_listening_sampler(cluster, found, variables))
         stack.enter_context(
-            temperature.replaced(lambda program: _Ear("old_logps", program, found, variables))
+            temperature.replaced(lambda program: _Ear("logps", program, found, variables))
         )
         stack.enter_context(mock.patch.object(registry, "get", get))
         yield
