@@ -8,7 +8,6 @@ kernel lets go when its holder dies.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -16,6 +15,8 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import filelock
 
 from harness import errors, files
 from harness import recipe as recipe_lib
@@ -138,13 +139,8 @@ class Progress:
           HarnessError: It cannot be written.
         """
         # Not worth a wait for the disk.
-        path = self._root / "now.json"
-        temporary = path.with_suffix(".tmp")
-        try:
-            temporary.write_text(json.dumps({"phase": phase, **details}))
-            os.replace(temporary, path)
-        except OSError as error:
-            raise files.cannot_write(path, error) from None
+        text = json.dumps({"phase": phase, **details})
+        files.write_whole(self._root / "now.json", text, durable=False)
 
     @property
     def _journal(self) -> pathlib.Path:
@@ -229,6 +225,7 @@ def claim(
                     raise _not_empty(out)
                 _check_same(out, found, recipe, mode)
                 created = []
+                _clean(out)
                 yield Progress(out, found, resumed=True)
                 return
             created = created or [out / FOLDER]
@@ -258,6 +255,13 @@ def claim(
         raise
 
 
+def _clean(out: pathlib.Path) -> None:
+    """Remove the temporary files of a process that was killed while it wrote."""
+    root = out / FOLDER
+    for folder in (out, root, root / "stages", out / "checkpoints" / "sealed"):
+        files.remove_temporaries(folder)
+
+
 def terminated(out: pathlib.Path) -> errors.Terminated:
     """Says that a run ends because it was asked to."""
     return errors.Terminated(f"stopped as asked; go on with: run --resume --out {out}")
@@ -280,27 +284,22 @@ def _not_empty(out: pathlib.Path) -> errors.HarnessError:
 @contextlib.contextmanager
 def _locked(out: pathlib.Path) -> Iterator[None]:
     path = out / FOLDER / "lock"
-    while True:
-        file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            file.close()
-            raise errors.RunStopped(
-                f"another run (process {holder}) is writing to {out}: let it end, or give another "
-                "folder"
-            ) from None
-        # Its last holder may have taken the file away between the two calls.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()
-    with file:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    # By the kernel's lock alone, which ends with its holder: a mere marker would outlive it.
+    lock = filelock.FileLock(path, fallback_to_soft=False)
+    try:
+        # Long enough to try again where the last holder removes the folder meanwhile.
+        lock.acquire(timeout=0.1, poll_interval=0.02)
+    except filelock.Timeout:
+        holder = path.read_text().strip() or "unknown"
+        raise errors.RunStopped(
+            f"another run (process {holder}) is writing to {out}: let it end, or give another "
+            "folder"
+        ) from None
+    try:
+        path.write_text(str(os.getpid()))
         yield
+    finally:
+        lock.release()
 
 
 def _check_same(out: pathlib.Path, found: Identity, recipe: recipe_lib.Recipe, mode: str) -> None:
