@@ -1,4 +1,4 @@
-"""What a run keeps in its folder so that another process can go on where it stopped.
+"""What a run saves in its folder so that another process can go on where it stopped.
 
 `progress/` beside the results holds who the run is (`run.json`), what each
 finished stage found (`stages/`), what each global step logged
@@ -67,21 +67,21 @@ class Progress:
     """
 
     def __init__(self, out: pathlib.Path, identity: Identity, *, resumed: bool):
-        """Takes a folder as it is; see `claim`."""
+        """Take a folder as it is; see `claim`."""
         self.out = out
         self.identity = identity
         self.resumed = resumed
         self._root = out / FOLDER
 
     def stage(self, name: str) -> dict[str, Any] | None:
-        """Gives what a finished stage found, none if it was not finished."""
+        """Return what a finished stage found, None if it was not finished."""
         try:
             return json.loads((self._root / "stages" / f"{name}.json").read_text())
         except FileNotFoundError:
             return None
 
     def keep_stage(self, name: str, found: Mapping[str, Any]) -> None:
-        """Keeps what a stage found, as plain JSON values.
+        """Save what a stage found, as plain JSON values.
 
         Raises:
           HarnessError: It cannot be written.
@@ -91,7 +91,7 @@ class Progress:
         files.write_whole(folder / f"{name}.json", json.dumps(found, ensure_ascii=False))
 
     def record(self, entry: Entry) -> None:
-        """Adds a global step to the journal; it is on the disk when this returns.
+        """Add a global step to the journal; it is on the disk when this returns.
 
         Raises:
           HarnessError: It cannot be written.
@@ -99,7 +99,7 @@ class Progress:
         files.append_line(self._journal, json.dumps(dataclasses.asdict(entry)))
 
     def journal(self) -> list[Entry]:
-        """Reads the whole lines of the journal; a torn last one does not count."""
+        """Read the whole lines of the journal; a torn last one does not count."""
         try:
             *lines, _ = self._journal.read_text().split("\n")
         except FileNotFoundError:
@@ -111,10 +111,10 @@ class Progress:
         ]
 
     def rewind(self, global_step: int) -> list[Scalar]:
-        """Takes back what came after a global step.
+        """Truncate the journal after a global step.
 
         Args:
-          global_step: Global steps to keep.
+          global_step: Global steps that stay.
 
         Returns:
           The figures that stay, in their order.
@@ -133,7 +133,7 @@ class Progress:
         return [scalar for entry in kept for scalar in entry.scalars]
 
     def now(self, phase: str, **details: Any) -> None:
-        """Says what the run does from now on, for whoever looks into its folder.
+        """Record what the run does from now on, for whoever looks into its folder.
 
         Raises:
           HarnessError: It cannot be written.
@@ -148,13 +148,13 @@ class Progress:
 
 
 def identity_of(out: pathlib.Path) -> Identity | None:
-    """Tells whose a folder is.
+    """Return the run that a folder belongs to.
 
     Args:
       out: Any folder.
 
     Returns:
-      The run, none if no run began there.
+      The run, None if no run began there.
 
     Raises:
       HarnessError: What is written there cannot be read.
@@ -182,7 +182,7 @@ def claim(
     resume: bool = False,
     worth_keeping: Sequence[str] = (),
 ) -> Iterator[Progress]:
-    """Makes a run's folder its own, for as long as the process lives.
+    """Make a folder a run's own, for as long as the process lives.
 
     If the run cannot be done, the folder is left as it was found; unless the
     run had begun to produce what is worth keeping.
@@ -263,12 +263,12 @@ def _clean(out: pathlib.Path) -> None:
 
 
 def terminated(out: pathlib.Path) -> errors.Terminated:
-    """Says that a run ends because it was asked to."""
+    """Return the error of a run that ends because it was asked to."""
     return errors.Terminated(f"stopped as asked; go on with: run --resume --out {out}")
 
 
 def _make(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Makes a folder and those above it; gives what it made, the innermost first."""
+    """Make a folder and those above it; return what was made, the innermost first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
