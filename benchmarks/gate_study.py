@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import crash
+from harness import crash, jsonlines
 from harness.gate import arms, runner, statistics, timing
 from harness.gate.verdict import Verdict
 from harness.measure import processor
@@ -71,9 +71,10 @@ def main(argv: list[str] | None = None) -> None:
 def work(core: int, more: int) -> None:
     """The process of one arm: some forward passes a call, `more` of them injected."""
     processor.pin(core)
+
     from harness.bench import worker
 
-    out = worker.own_stdout()
+    out = jsonlines.own_stdout()
     import jax
     import jax.numpy as jnp
     from flax import nnx

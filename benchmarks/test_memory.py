@@ -12,7 +12,9 @@ import sys
 
 import pytest
 
-PROGRAMS = ("prefill", "decode", "old_logps", "values", "actor_step", "critic_step")
+from harness import programs
+
+PROGRAMS = tuple(map(str, programs.ALWAYS))
 
 
 @pytest.mark.updates

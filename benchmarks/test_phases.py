@@ -22,8 +22,8 @@ def test_rollout(timed):
     timed("rollout")
 
 
-def test_old_logps(timed):
-    timed("old_logps")
+def test_logps(timed):
+    timed("logps")
 
 
 def test_values(timed):

@@ -131,7 +131,7 @@ def write_report(error: BaseException) -> pathlib.Path | None:
     """
     text = hide_credentials(_report(error))
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    for folder in (cache.cache_root() / "crashes", pathlib.Path(tempfile.gettempdir())):
+    for folder in _folders():
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / name
@@ -140,6 +140,13 @@ def write_report(error: BaseException) -> pathlib.Path | None:
                 file.write(text)
             return path
     return None
+
+
+def _folders() -> Iterator[pathlib.Path]:
+    """Yield where a report may be, the best first."""
+    with contextlib.suppress(ImportError):  # the package that knows the cache may be what is broken
+        yield cache.cache_root() / "crashes"
+    yield pathlib.Path(tempfile.gettempdir())
 
 
 def hide_credentials(text: str) -> str:

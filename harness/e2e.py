@@ -1,4 +1,4 @@
-"""The reference recipe on a chip: looked at, planned, run, figures held to what they should be."""
+"""The reference recipe on a chip: checked, planned, run, figures held to what they should be."""
 
 import dataclasses
 import importlib.util
@@ -13,13 +13,10 @@ from typing import Any
 
 import jax
 
-from harness import doctor, errors, footprint, pipeline
+from harness import doctor, errors, footprint, hardware, pipeline
 from harness import recipe as recipe_lib
 from harness.measure import memory
 from harness.models import kaggle
-
-# What `plan` calls the slices that hold chips of a kind.
-_CHIPS = {"TPU v6 lite": "v6e", "TPU v5 lite": "v5e"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +26,8 @@ class Figure:
     Attributes:
       name: What it is.
       measured: As a person reads it.
-      expected: The same; none where nothing is expected of it.
-      holds: Whether it is as expected; none where nothing is expected, or
+      expected: The same; None where nothing is expected of it.
+      holds: Whether it is as expected; None where nothing is expected, or
         nothing could be measured.
     """
 
@@ -43,7 +40,7 @@ class Figure:
 def recipe_for(
     recipe: recipe_lib.Recipe, device: str, max_batches: int | None
 ) -> recipe_lib.Recipe:
-    """Gives the recipe as the sessions run it.
+    """Return the recipe as the sessions run it.
 
     Args:
       recipe: The reference's, or a change of it.
@@ -68,11 +65,14 @@ def recipe_for(
 
 
 def examine(recipe: recipe_lib.Recipe, *, force: bool = False) -> doctor.Report:
-    """Looks at chip, memory, versions, credentials and data before anything is downloaded.
+    """Check chip, memory, versions, credentials and data before anything is downloaded.
 
     Args:
       recipe: What is to run.
       force: Whether to go on where there is not enough memory.
+
+    Returns:
+      All checks.
 
     Raises:
       HarnessError: Something that the recipe needs is missing.
@@ -91,14 +91,14 @@ def examine(recipe: recipe_lib.Recipe, *, force: bool = False) -> doctor.Report:
 
 
 def chip() -> str | None:
-    """Gives the name of this machine's slice as `plan` knows it, none if it does not."""
+    """Return the name of this machine's slice as `plan` knows it, None if it does not."""
     devices = jax.devices()
-    kind = _CHIPS.get(devices[0].device_kind)
-    return None if kind is None else f"{kind}-{len(devices)}"
+    found = hardware.slice_of(devices[0].device_kind, len(devices))
+    return None if found is None else found.name
 
 
 def plan(recipe: recipe_lib.Recipe, name: str, mode: str) -> dict[str, Any] | None:
-    """Asks `plan` whether the recipe fits a slice.
+    """Ask `plan` whether the recipe fits a slice.
 
     It is asked in a process of its own: it compiles for a TPU that it takes
     for absent, which a process that holds one cannot.
@@ -109,10 +109,10 @@ def plan(recipe: recipe_lib.Recipe, name: str, mode: str) -> dict[str, Any] | No
       mode: `mended` or `stock`.
 
     Returns:
-      What `plan --json` writes; none if this installation has no `plan`.
+      What `plan --json` writes; None if this installation has no `plan`.
 
     Raises:
-      HarnessError: The recipe does not fit, or it could not be said.
+      HarnessError: The recipe does not fit, or `plan` ended without an answer.
     """
     if importlib.util.find_spec("harness.plan") is None:
         return None
@@ -144,16 +144,16 @@ def plan(recipe: recipe_lib.Recipe, name: str, mode: str) -> dict[str, Any] | No
 
 
 def figures(result: pipeline.Result, planned: Mapping[str, Any] | None) -> list[Figure]:
-    """Sets what a run measured beside what it should be.
+    """Compare what a run measured with what it should be.
 
     Args:
       result: The run.
-      planned: What `plan` said of it, if it was asked.
+      planned: What `plan` found, None if it was not asked.
 
     Returns:
       The figures; of times nothing is expected.
     """
-    before, after, said = result.baseline, result.trained, result.account
+    before, after, expected = result.baseline, result.trained, result.account
     found = [
         _accuracy("accuracy before PPO", before.accuracy, before.accuracy_ci95),
         _accuracy("accuracy after PPO", after.accuracy, after.accuracy_ci95, before.accuracy_ci95),
@@ -166,9 +166,11 @@ def figures(result: pipeline.Result, planned: Mapping[str, Any] | None) -> list[
             after.format_accuracy_ci95,
             before.format_accuracy_ci95,
         ),
-        _equal("test problems", after.total, said.test_problems),
-        _equal("global steps", len(result.steps), said.global_steps),
-        _equal("optimizer step of the checkpoint", result.checkpoint_step, said.optimizer_steps),
+        _equal("test problems", after.total, expected.test_problems),
+        _equal("global steps", len(result.steps), expected.global_steps),
+        _equal(
+            "optimizer step of the checkpoint", result.checkpoint_step, expected.optimizer_steps
+        ),
     ]
     seconds = {each["name"]: each["seconds"] for each in result.phases}
     # One process may not have done it all.
@@ -221,7 +223,7 @@ def _peak(measured: int | None, compiled: int | None, limit: int | None) -> Figu
     ]
     return Figure(
         "peak device memory",
-        "not told by this device" if measured is None else size(measured),
+        "not reported by this device" if measured is None else size(measured),
         ", ".join(expected) or None,
         None if measured is None or limit is None else measured <= limit,
     )

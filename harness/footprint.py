@@ -16,14 +16,11 @@ from collections.abc import Iterator, Sequence
 import jax
 import psutil
 
-from harness import errors
+from harness import errors, hardware
 from harness import recipe as recipe_lib
 from harness.measure import memory
-from harness.plan import chips
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-# For a runtime that does not give its limit; kinds as JAX names them.
-_KINDS = {"TPU v6 lite": chips.V6E, "TPU v5 lite": chips.V5E, "TPU v5": chips.V5P}
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -153,10 +150,11 @@ def capacity(recipe: recipe_lib.Recipe) -> Capacity | None:
         return Capacity(available_host_memory(), "this machine")
     spread = recipe.sharding.fsdp * recipe.sharding.tp
     limit = memory.from_stats(device.device_kind, stats).limit
-    if limit is None and device.device_kind in _KINDS:
-        limit = _KINDS[device.device_kind].hbm_bytes
-    if limit is None:
-        return None
+    if limit is None:  # not every runtime reports it
+        chip = hardware.chip_of(device.device_kind)
+        if chip is None:
+            return None
+        limit = chip.hbm_bytes
     return Capacity(limit, f"a {device.device_kind}", spread)
 
 

@@ -1,4 +1,4 @@
-"""What a run keeps in its folder so that another process can go on where it stopped.
+"""What a run saves in its folder so that another process can go on where it stopped.
 
 `progress/` beside the results holds who the run is (`run.json`), what each
 finished stage found (`stages/`), what each global step logged
@@ -8,7 +8,6 @@ kernel lets go when its holder dies.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -16,6 +15,8 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import filelock
 
 from harness import errors, files
 from harness import recipe as recipe_lib
@@ -68,21 +69,21 @@ class Progress:
     """
 
     def __init__(self, out: pathlib.Path, identity: Identity, *, resumed: bool):
-        """Takes a folder as it is; see `claim`."""
+        """Take a folder as it is; see `claim`."""
         self.out = out
         self.identity = identity
         self.resumed = resumed
         self._root = out / FOLDER
 
     def stage(self, name: str) -> dict[str, Any] | None:
-        """Gives what a finished stage found, none if it was not finished."""
+        """Return what a finished stage found, None if it was not finished."""
         try:
             return json.loads((self._root / "stages" / f"{name}.json").read_text())
         except FileNotFoundError:
             return None
 
     def keep_stage(self, name: str, found: Mapping[str, Any]) -> None:
-        """Keeps what a stage found, as plain JSON values.
+        """Save what a stage found, as plain JSON values.
 
         Raises:
           HarnessError: It cannot be written.
@@ -92,7 +93,7 @@ class Progress:
         files.write_whole(folder / f"{name}.json", json.dumps(found, ensure_ascii=False))
 
     def record(self, entry: Entry) -> None:
-        """Adds a global step to the journal; it is on the disk when this returns.
+        """Add a global step to the journal; it is on the disk when this returns.
 
         Raises:
           HarnessError: It cannot be written.
@@ -100,7 +101,7 @@ class Progress:
         files.append_line(self._journal, json.dumps(dataclasses.asdict(entry)))
 
     def journal(self) -> list[Entry]:
-        """Reads the whole lines of the journal; a torn last one does not count."""
+        """Read the whole lines of the journal; a torn last one does not count."""
         try:
             *lines, _ = self._journal.read_text().split("\n")
         except FileNotFoundError:
@@ -112,10 +113,10 @@ class Progress:
         ]
 
     def rewind(self, global_step: int) -> list[Scalar]:
-        """Takes back what came after a global step.
+        """Truncate the journal after a global step.
 
         Args:
-          global_step: Global steps to keep.
+          global_step: Global steps that stay.
 
         Returns:
           The figures that stay, in their order.
@@ -134,19 +135,14 @@ class Progress:
         return [scalar for entry in kept for scalar in entry.scalars]
 
     def now(self, phase: str, **details: Any) -> None:
-        """Says what the run does from now on, for whoever looks into its folder.
+        """Record what the run does from now on, for whoever looks into its folder.
 
         Raises:
           HarnessError: It cannot be written.
         """
         # Not worth a wait for the disk.
-        path = self._root / "now.json"
-        temporary = path.with_suffix(".tmp")
-        try:
-            temporary.write_text(json.dumps({"phase": phase, **details}))
-            os.replace(temporary, path)
-        except OSError as error:
-            raise files.cannot_write(path, error) from None
+        text = json.dumps({"phase": phase, **details})
+        files.write_whole(self._root / "now.json", text, durable=False)
 
     @property
     def _journal(self) -> pathlib.Path:
@@ -154,13 +150,13 @@ class Progress:
 
 
 def identity_of(out: pathlib.Path) -> Identity | None:
-    """Tells whose a folder is.
+    """Return the run that a folder belongs to.
 
     Args:
       out: Any folder.
 
     Returns:
-      The run, none if no run began there.
+      The run, None if no run began there.
 
     Raises:
       HarnessError: What is written there cannot be read.
@@ -191,7 +187,7 @@ def claim(
     resume: bool = False,
     worth_keeping: Sequence[str] = (),
 ) -> Iterator[Progress]:
-    """Makes a run's folder its own, for as long as the process lives.
+    """Make a folder a run's own, for as long as the process lives.
 
     If the run cannot be done, the folder is left as it was found; unless the
     run had begun to produce what is worth keeping.
@@ -235,6 +231,7 @@ def claim(
                     raise _not_empty(out)
                 _check_same(out, found, recipe, mode, fixes)
                 created = []
+                _clean(out)
                 yield Progress(out, found, resumed=True)
                 return
             created = created or [out / FOLDER]
@@ -264,13 +261,20 @@ def claim(
         raise
 
 
+def _clean(out: pathlib.Path) -> None:
+    """Remove the temporary files of a process that was killed while it wrote."""
+    root = out / FOLDER
+    for folder in (out, root, root / "stages", out / "checkpoints" / "sealed"):
+        files.remove_temporaries(folder)
+
+
 def terminated(out: pathlib.Path) -> errors.Terminated:
-    """Says that a run ends because it was asked to."""
+    """Return the error of a run that ends because it was asked to."""
     return errors.Terminated(f"stopped as asked; go on with: run --resume --out {out}")
 
 
 def _make(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Makes a folder and those above it; gives what it made, the innermost first."""
+    """Make a folder and those above it; return what was made, the innermost first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
@@ -286,27 +290,22 @@ def _not_empty(out: pathlib.Path) -> errors.HarnessError:
 @contextlib.contextmanager
 def _locked(out: pathlib.Path) -> Iterator[None]:
     path = out / FOLDER / "lock"
-    while True:
-        file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            file.close()
-            raise errors.RunStopped(
-                f"another run (process {holder}) is writing to {out}: let it end, or give another "
-                "folder"
-            ) from None
-        # Its last holder may have taken the file away between the two calls.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()
-    with file:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    # By the kernel's lock alone, which ends with its holder: a mere marker would outlive it.
+    lock = filelock.FileLock(path, fallback_to_soft=False)
+    try:
+        # Long enough to try again where the last holder removes the folder meanwhile.
+        lock.acquire(timeout=0.1, poll_interval=0.02)
+    except filelock.Timeout:
+        holder = path.read_text().strip() or "unknown"
+        raise errors.RunStopped(
+            f"another run (process {holder}) is writing to {out}: let it end, or give another "
+            "folder"
+        ) from None
+    try:
+        path.write_text(str(os.getpid()))
         yield
+    finally:
+        lock.release()
 
 
 def _check_same(

@@ -11,7 +11,6 @@ import hashlib
 import importlib.resources
 import importlib.resources.abc
 import io
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import sentencepiece
 from etils import epath
 
+from harness import files
 from harness import recipe as recipes
 from harness.data import arithmetic
 from harness.errors import HarnessError
@@ -313,13 +313,9 @@ def _read(path: epath.Path) -> bytes:
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            unfinished.write_bytes(content)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with files.replacing(path, durable=False) as file:
+            file.write(content)
     except OSError as error:
         raise HarnessError(
             f"{path} cannot be written ({_reason(error)}): name a file in a folder that can be"

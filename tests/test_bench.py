@@ -69,8 +69,8 @@ def test_every_program_of_a_real_step_is_found(learner, rollout_batch, recipe):
         sampling = ("prefill", "decode") if upstream.standing("seed-array-donated") else ()
         donates = name in (*sampling, "actor_step", "critic_step")
         assert (figures.donated_bytes > 0) == donates, name
-    args, kwargs = found["old_logps"].arguments()
-    assert found["old_logps"](*args, **kwargs).shape == (rows, length)
+    args, kwargs = found["logps"].arguments()
+    assert found["logps"](*args, **kwargs).shape == (rows, length)
 
 
 class StandIn:

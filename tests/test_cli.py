@@ -108,6 +108,17 @@ def _installed() -> pathlib.Path:
     return pathlib.Path(sys.executable).with_name("ppo-harness")
 
 
+def test_help_waits_for_no_library_that_computes():
+    program = (
+        "import sys\n"
+        "from harness import cli, crash\n"
+        "code = crash.exit_code(lambda: cli.run_command(['plan', '--help']))\n"
+        "print(code, sorted({'jax', 'tunix', 'numpy', 'flax'} & set(sys.modules)))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == "0 []"
+
+
 def test_the_small_tokenizer_is_made_by_the_command(capsys, tmp_path):
     file = tmp_path / "made.model"
     code, out, _ = call(capsys, "make-tokenizer", file)

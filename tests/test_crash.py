@@ -11,9 +11,9 @@ import sys
 import click
 import pytest
 
-from harness import cli, crash, e2e, errors
+from harness import cli, crash, e2e, errors, hardware
 from harness import recipe as recipe_lib
-from harness.plan import chips, regression, store, worker
+from harness.plan import regression, store, worker
 from tests.test_cli import ROOT, call
 
 SECRET = "sesame-4711"
@@ -274,8 +274,8 @@ class Compiling:
     ],
 )
 def test_a_compilers_process_tells_a_crash_from_an_answer(error, known, tmp_path):
-    place = chips.find("v6e-1")
-    job = store.Job(recipe_lib.load("tiny"), (), place.name, "prefill", 1)
+    slice_ = hardware.find_slice("v6e-1")
+    job = store.Job(recipe_lib.load("tiny"), (), slice_.name, "prefill", 1)
     with (tmp_path / "answers").open("w+") as answers:
         request = json.dumps({"job": job.to_dict()})
         worker.serve(Compiling(error), iter([request]), answers)  # type: ignore[arg-type]

@@ -235,6 +235,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 @pytest.mark.parametrize("value", [None, ""])
 def test_the_cache_has_a_place_of_its_own(monkeypatch, tmp_path, value):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if value is None:
         monkeypatch.delenv("PPO_HARNESS_CACHE")
     else:

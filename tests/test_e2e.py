@@ -154,7 +154,7 @@ def test_a_good_run_holds_to_every_expectation(finished_run, monkeypatch):
     seconds = next(p["seconds"] for p in finished_run.json["phases"] if p["name"] == "train")
     drawn = sum(8 * row["completion_tokens_mean"] for row in finished_run.json["steps"])
     assert float(rate) == pytest.approx(drawn / seconds, abs=0.05)
-    assert figures["peak device memory"].measured == "not told by this device"
+    assert figures["peak device memory"].measured == "not reported by this device"
 
 
 def test_a_bad_run_does_not(finished_run, monkeypatch):

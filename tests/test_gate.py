@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness import cli
+from harness import cli, hardware
 from harness.errors import HarnessError
 from harness.gate import (
     Finding,
@@ -989,9 +989,9 @@ def test_a_program_from_the_cache_is_no_compile(tmp_path):
 
 
 def test_the_roofline_is_the_slower_of_the_two_ceilings():
-    chip = programs.CHIPS["TPU v6 lite"]
+    chip, flops = hardware.V6E, hardware.V6E.bf16_flops
     fraction = programs.roofline_fraction
-    assert fraction("TPU v6 lite", 2.0, chip.flops, 0) == pytest.approx(0.5)
-    assert fraction("TPU v6 lite", 2.0, chip.flops, chip.bandwidth * 1.5) == pytest.approx(0.75)
+    assert fraction("TPU v6 lite", 2.0, flops, 0) == pytest.approx(0.5)
+    assert fraction("TPU v6 lite", 2.0, flops, chip.bandwidth * 1.5) == pytest.approx(0.75)
     assert fraction("cpu", 2.0, 1e9, 1e9) is None
     assert fraction("TPU v6 lite", 2.0, None, 1e9) is None

@@ -15,22 +15,25 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from harness import cli, errors, models, upstream
+from harness import cli, errors, hardware, models, upstream
 from harness import recipe as recipe_lib
 from harness.plan import (
     advice,
+    bounds,
     changes,
-    chips,
     compiler,
     estimate,
-    planning,
+    phases,
+    planner,
     recommend,
     recommendations,
     roofline,
+    settings,
     shapes,
     store,
     worker,
 )
+from harness.programs import ALWAYS
 from harness.upstream import programs
 from harness.upstream import rollout as rollout_lib
 
@@ -46,7 +49,7 @@ LIVES = {
 ACCUMULATOR = "critic gradient accumulator"
 REMATS = (None, "light", "block", "decoder")
 GIB = 2**30
-NAMES = sorted({each for name in shapes.PROGRAMS for each in programs.arguments_of(name)})  # type: ignore[arg-type]
+NAMES = sorted({each for name in ALWAYS for each in programs.arguments_of(name)})  # type: ignore[arg-type]
 
 
 class Chip:
@@ -58,8 +61,8 @@ class Chip:
 
     def __init__(self, gib: int, share: float = 0.95, chip: str = "v6e-1"):
         self.share = share
-        found = chips.find(chip)
-        self.place = dataclasses.replace(
+        found = hardware.find_slice(chip)
+        self.slice = dataclasses.replace(
             found, chip=dataclasses.replace(found.chip, hbm_bytes=gib * GIB)
         )
 
@@ -72,16 +75,21 @@ class Chip:
             {"name": name, "arrays": 1, "bytes": lives.get(name, 0) // half, "pinned": False}
             for name in NAMES
         ]
-        cache = {"name": "key-value cache", "arrays": 0, "bytes": 10**8 * job.rows, "pinned": False}
+        cache = {
+            "name": "key-value cache",
+            "arrays": 0,
+            "bytes": 10**8 * job.sequences,
+            "pinned": False,
+        }
         return {"resident": [*resident, {**cache, "phase": "rollout"}]}, False
 
     def figures(self, job: store.Job) -> tuple[store.Figures, bool]:
         resident = self.ask(dataclasses.replace(job, program="resident"))[0]["resident"]
-        given = planning.given(job.program, resident)
+        given = phases.argument_bytes(job.program, resident)
         step = estimate.step_bytes(job.recipe, job.program, resident, given)
-        own = 10**8 * job.rows if step is None else int((step - given) * self.share)
-        if given + own > self.place.chip.hbm_bytes:
-            refusal = store.Refusal(given + own, self.place.chip.hbm_bytes, "too large")
+        own = 10**8 * job.sequences if step is None else int((step - given) * self.share)
+        if given + own > self.slice.chip.hbm_bytes:
+            refusal = store.Refusal(given + own, self.slice.chip.hbm_bytes, "too large")
             return store.Figures(refused=refusal), False
         return store.Figures(argument_bytes=given, temp_bytes=own), False
 
@@ -89,12 +97,12 @@ class Chip:
         pass
 
 
-def planner(chip: Any, *assignments: str) -> planning.Planner:
+def asking(chip: Any, *assignments: str) -> planner.Planner:
     recipe = recipe_lib.load("gemma3-1b", assignments=assignments)
-    return planning.Planner(recipe, "mended", chip, any_mesh=True)
+    return planner.Planner(recipe, "mended", chip, any_mesh=True)
 
 
-def brute(of: planning.Planner, chip: Any, free: float) -> float | None:
+def brute(of: planner.Planner, chip: Any, free: float) -> float | None:
     """The least bound of all settings that fit, each looked at by itself."""
     batching, best = of.recipe.batching, None
     sizes = [1, 2, 4, 8, 16]
@@ -109,16 +117,16 @@ def brute(of: planning.Planner, chip: Any, free: float) -> float | None:
             f"batching.logps_micro_batch={logps}",
             f"model.remat={remat or 'none'}",
         )
-        job = store.Job(recipe, of.mends, of.place.name, "resident", rollout)
+        job = store.Job(recipe, of.mends, of.slice.name, "resident", rollout)
         resident = chip.ask(job)[0]["resident"]
         for name in shapes.of(recipe):
-            rows = shapes.rows(recipe, name, of.mends)
-            size = chip.figures(dataclasses.replace(job, program=name, rows=rows))[0]
-            peak = (size.peak_bytes or 0) + planning.beside(name, resident)
-            if size.refused or peak > int(of.place.chip.hbm_bytes * (1 - free)):
+            sequences = shapes.sequences(recipe, name, of.mends)
+            size = chip.figures(dataclasses.replace(job, program=name, sequences=sequences))[0]
+            peak = (size.peak_bytes or 0) + phases.beside_bytes(name, resident)
+            if size.refused or peak > int(of.slice.chip.hbm_bytes * (1 - free)):
                 break
         else:
-            seconds = planning.step_seconds(recipe, of.place, of.mends)
+            seconds = bounds.step_seconds(recipe, of.slice, of.mends)
             best = seconds if best is None else min(best, seconds)
     return best
 
@@ -127,10 +135,10 @@ def brute(of: planning.Planner, chip: Any, free: float) -> float | None:
 @pytest.mark.parametrize("gib", [18, 20, 22, 26, 40])
 def test_what_is_recommended_is_the_best_that_fits(gib, share):
     chip: Any = Chip(gib, share)
-    of = planner(chip)
+    of = asking(chip)
     plan = recommend.make(of)
     found = plan["recommendation"]
-    best = brute(of, chip, recommend.COMFORT) or brute(of, chip, planning.MARGIN)
+    best = brute(of, chip, settings.COMFORT) or brute(of, chip, planner.MARGIN)
     if best is None:
         assert found["recommended"] is None
         assert not plan["fits"]
@@ -141,13 +149,13 @@ def test_what_is_recommended_is_the_best_that_fits(gib, share):
     # What is planned is what is recommended, and leaves the margin free.
     assert plan["recipe"] == found["recipe"]
     peaks = [phase["peak_bytes"] for phase in plan["phases"]]
-    assert max(peaks) <= gib * GIB * (1 - planning.MARGIN)
+    assert max(peaks) <= gib * GIB * (1 - planner.MARGIN)
     assert gib * GIB - max(peaks) == row["least_headroom_bytes"]
     assert [each["peak_bytes"] for each in row["phases"]] == peaks
 
 
 def test_without_leave_only_sizes_remat_and_mesh_change():
-    found = recommend.make(planner(Chip(24)))["recommendation"]
+    found = recommend.make(asking(Chip(24)))["recommendation"]
     fields = {text.split("=")[0] for text in found["assignments"]}
     assert fields <= {
         *(f"batching.{name}_micro_batch" for name in ("train", "rollout", "logps")),
@@ -160,7 +168,7 @@ def test_without_leave_only_sizes_remat_and_mesh_change():
 
 
 def test_what_is_allowed_is_searched_and_explained():
-    plan = recommend.make(planner(Chip(24)), allow=["bfloat16"])
+    plan = recommend.make(asking(Chip(24)), allow=["bfloat16"])
     found = plan["recommendation"]
     row = found["rows"][found["recommended"]]
     assert row["allow"] == ["bfloat16"]
@@ -171,7 +179,7 @@ def test_what_is_allowed_is_searched_and_explained():
 
 
 def test_a_critic_by_lora_is_explained_field_by_field():
-    of = planner(Chip(24))
+    of = asking(Chip(24))
     plan = recommend.make(of, allow=["lora-critic"])
     row = next(r for r in plan["recommendation"]["rows"] if r["allow"] == ["lora-critic"])
     changed = {text.split("=")[0] for text in row["assignments"]}
@@ -184,7 +192,7 @@ def test_a_critic_by_lora_is_explained_field_by_field():
 
 
 def test_nothing_fits_is_said_with_the_nearest_and_the_bytes_that_lack():
-    plan = recommend.make(planner(Chip(11)))
+    plan = recommend.make(asking(Chip(11)))
     assert plan["recommendation"]["recommended"] is None
     line = advice.shortage(plan)
     lives = sum(LIVES.values())
@@ -195,7 +203,7 @@ def test_nothing_fits_is_said_with_the_nearest_and_the_bytes_that_lack():
 
 
 def test_the_file_gives_the_recipe_back_and_says_what_it_changes(tmp_path):
-    plan = recommend.make(planner(Chip(24)))
+    plan = recommend.make(asking(Chip(24)))
     found = plan["recommendation"]
     text = advice.to_toml(plan)
     file = tmp_path / "mine.toml"
@@ -212,7 +220,7 @@ def test_the_file_gives_the_recipe_back_and_says_what_it_changes(tmp_path):
 
 
 def test_a_comment_sign_taken_off_stops_completions_at_the_end_of_the_turn():
-    plan = recommend.make(planner(Chip(24)))
+    plan = recommend.make(asking(Chip(24)))
     text = advice.to_toml(plan)
     assert tomllib.loads(text)["rollout"]["end_tokens"] == ["<eos>"]
     assert "stop-tokens" in text  # whole, to be copied
@@ -223,7 +231,7 @@ def test_a_comment_sign_taken_off_stops_completions_at_the_end_of_the_turn():
 
 
 def test_stop_tokens_are_switched_on_where_they_are_allowed():
-    plan = recommend.make(planner(Chip(24)), allow=["stop-tokens"])
+    plan = recommend.make(asking(Chip(24)), allow=["stop-tokens"])
     found = plan["recommendation"]
     assert found["recipe"]["rollout"]["end_tokens"] == ["<eos>", "<end_of_turn>"]
     assert found["stop_tokens"]["stops"]
@@ -235,7 +243,7 @@ def test_a_recommendation_is_json_and_is_printed():
     from rich.console import Console
 
     for gib in (24, 13):
-        plan = json.loads(json.dumps(recommend.make(planner(Chip(gib)))))
+        plan = json.loads(json.dumps(recommend.make(asking(Chip(gib)))))
         console = Console(record=True, width=200)
         console.print(advice.render(plan))
         shown = console.export_text()
@@ -247,7 +255,7 @@ def test_the_page_has_a_section_for_each_plan(tmp_path):
     sources = []
     for gib in (24, 13):
         source = tmp_path / f"{gib}.json"
-        source.write_text(json.dumps(recommend.make(planner(Chip(gib)))))
+        source.write_text(json.dumps(recommend.make(asking(Chip(gib)))))
         sources.append(str(source))
     page = tmp_path / "page.md"
     recommendations.main([str(page), *sources])
@@ -265,17 +273,17 @@ def test_the_page_has_a_section_for_each_plan(tmp_path):
 
 def test_on_several_chips_the_mesh_is_chosen_among_those_that_divide():
     chip: Any = Chip(24, chip="v5e-8")
-    plan = recommend.make(planner(chip))
+    plan = recommend.make(asking(chip))
     mesh = plan["recommendation"]["recipe"]["sharding"]
     assert mesh["fsdp"] * mesh["tp"] == 8
-    assert (mesh["fsdp"], mesh["tp"]) in recommend.meshes(planner(chip).recipe, chip.place)
+    assert (mesh["fsdp"], mesh["tp"]) in settings.meshes(asking(chip).recipe, chip.slice)
 
 
 def test_meshes_over_which_an_array_does_not_divide_are_left_out():
-    place = chips.find("v5e-8")
+    slice_ = hardware.find_slice("v5e-8")
     recipe = small_recipe("model.num_heads=2", "model.num_kv_heads=2")
     # 8 x tp: the two heads do not divide over 4 or 8 chips.
-    assert recommend.meshes(recipe, place) == [(8, 1), (4, 2)]
+    assert settings.meshes(recipe, slice_) == [(8, 1), (4, 2)]
 
 
 # ---------------------------------------------------------------- what rematerialisation does

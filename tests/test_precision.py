@@ -242,7 +242,7 @@ def test_moments_in_bfloat16_on_request_do_not_fade_and_the_summary_says_so():
 @pytest.mark.parametrize("accumulators", ["float32", "bfloat16"])
 def test_sums_are_kept_in_the_dtype_asked_for(accumulators, mesh):
     recipe = small_recipe(f"precision.accumulators={accumulators}")
-    fixes = ["model-not-donated", "policy-anchored"]
+    fixes = upstream.Fixes(("model-not-donated", "policy-anchored"))
     learner = programs.abstract_learner(recipe, mesh, fixes)
     for role in ("actor", "critic"):
         trainer: Any = getattr(learner.rl_cluster, f"{role}_trainer")

@@ -113,7 +113,7 @@ def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
     # To its end, and it is told.
     code, said, err = call(capsys, "run", "--resume", "--require-gain", "--out", out)
     assert (code, err) == (int(not finished_run.result.gained), "")
-    for words in ("before PPO", "after PPO", "(mended); mends: reward-truncated"):
+    for words in ("before PPO", "after PPO", "(mended); fixes: reward-truncated"):
         assert words in " ".join(said.split())
     assert killing.differences(out, finished_run.out) == []
     # Complete: nothing is done again.

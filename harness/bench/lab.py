@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from harness import data, evaluation, models, pipeline, rewards, upstream
+from harness import data, evaluation, models, pipeline, programs, rewards, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
@@ -36,12 +36,6 @@ _FEW: Mapping[str, Any] = {
     "model": {"weights": "random", "tokenizer": "builtin"},
     "optimizers": {"max_steps": 100_000},
     "warm_start": {"max_steps": 0},
-}
-
-_MICRO_BATCHES: Mapping[str, tuple[str, ...]] = {
-    "rollout_micro_batch": ("prefill", "decode"),
-    "logps_micro_batch": ("old_logps", "values"),
-    "train_micro_batch": ("actor_step", "critic_step"),
 }
 
 
@@ -77,7 +71,7 @@ def recipe_for(
     if micro_batch is None and alone is None:
         return plain
     sizes = {}
-    for field, used_by in _MICRO_BATCHES.items():
+    for field, used_by in programs.SIZED_BY.items():
         own = getattr(plain.batching, field) if micro_batch is None else micro_batch
         sizes[field] = own if alone is None or alone in used_by else plain.sharding.fsdp
     overrides["batching"] = sizes
@@ -272,7 +266,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         return {
             "prefill": batching.rollout_micro_batch * prompt,
             "decode": batching.rollout_micro_batch * new,
-            "old_logps": batching.logps_micro_batch * (prompt + new),
+            "logps": batching.logps_micro_batch * (prompt + new),
             "values": batching.logps_micro_batch * (prompt + new),
             "advantages": batching.mini_batch * new,
             "actor_step": batching.train_micro_batch * (prompt + new),

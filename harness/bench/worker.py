@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from harness import jsonlines, programs
+
 SCHEMA = "tunix-ppo-harness/bench/1"
 SHAPING = (
     *("name", "model", "precision", "lora", "critic", "sharding", "rollout"),
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     if given.core is not None:
         # Before XLA counts the cores that it may use.
         os.sched_setaffinity(0, {given.core})
-    out = own_stdout()
+    out = jsonlines.own_stdout()
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
@@ -54,30 +56,17 @@ def main(argv: list[str] | None = None) -> None:
         alone=given.only[0] if given.command == "memory" else None,
     )
     if given.command == "memory":
-        say(out, memory(recipe, given.upstream, given.only[0]))
+        jsonlines.write(out, memory(recipe, given.upstream, given.only[0]))
         return
     from harness.measure import compiles
 
     with compiles.Listener() as listener, lab_lib.Lab(recipe, mode=given.upstream) as lab:
         if given.command == "exact":
-            say(out, {**header(recipe), "benchmarks": exact(lab, listener)})
+            jsonlines.write(out, {**header(recipe), "benchmarks": exact(lab, listener)})
         else:
             names = given.only or list(lab_lib.NAMES)
             calls = {name: lab.call(name) for name in names}
             serve({**header(recipe), "names": names}, calls, sys.stdin, out)
-
-
-def own_stdout() -> TextIO:
-    """Takes standard output for the answers alone; what libraries print goes to errors."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
-
-
-def say(out: TextIO, tree: Mapping[str, Any]) -> None:
-    """Writes one answer."""
-    out.write(json.dumps(tree) + "\n")
-    out.flush()
 
 
 def header(recipe: Any) -> dict[str, Any]:
@@ -139,7 +128,7 @@ def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out
     """
     from harness.measure.processor import Stopwatch
 
-    say(out, {**head, "ready": True})
+    jsonlines.write(out, {**head, "ready": True})
     for line in orders:
         order = json.loads(line)
         call = calls[order["name"]]
@@ -150,7 +139,7 @@ def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out
                 call.run(given)
             wall += watch.wall
             cpu += watch.cpu
-        say(out, {"wall": wall / order["calls"], "cpu": cpu / order["calls"]})
+        jsonlines.write(out, {"wall": wall / order["calls"], "cpu": cpu / order["calls"]})
 
 
 def memory(recipe: Any, mode: Any, name: str) -> dict[str, Any]:
@@ -169,7 +158,7 @@ def memory(recipe: Any, mode: Any, name: str) -> dict[str, Any]:
     from harness.bench import lab as lab_lib
     from harness.measure import memory as memory_lib
 
-    with lab_lib.Lab(recipe, mode=mode, updates=name in ("actor_step", "critic_step")) as lab:
+    with lab_lib.Lab(recipe, mode=mode, updates=name in programs.TRAIN) as lab:
         measured = memory_lib.peak_bytes()
         return {
             **header(recipe),

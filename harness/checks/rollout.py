@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from harness import upstream
 from harness.checks import wrong
@@ -315,7 +316,7 @@ def _law_ratio(case: _Case, chances: np.ndarray) -> float:
     statistic, degrees = law_lib.chi_square(
         np.bincount(cells[ranks], minlength=20), np.bincount(cells, expected, minlength=20)
     )
-    return statistic / law_lib.chi_square_bound(degrees, _LEVEL)
+    return statistic / float(stats.chi2.isf(_LEVEL, degrees))
 
 
 def _repeats_ratio(case: _Case, chances: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from etils import epath
 # every other builder first, and some of those need TensorFlow.
 from tensorflow_datasets.text.gsm8k import gsm8k as upstream
 
-from harness import downloads
+from harness import cache, downloads
 from harness.data.problem import Problem
 from harness.data.prompt import extract_answer
 from harness.errors import HarnessError
@@ -178,10 +178,7 @@ def _prepare_problems(problems: Mapping[str, Sequence[Problem]], prepared: pathl
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
-        raise HarnessError(
-            f"the cache folder {prepared.parent} cannot be written ({_reason(error)}): set "
-            "PPO_HARNESS_CACHE to a folder that can be"
-        ) from None
+        raise cache.cannot_write(prepared.parent, _reason(error)) from None
 
 
 def _prepare_tfds(data_dir: str) -> dict[str, Rows]:

@@ -17,15 +17,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from harness import jsonlines
 from harness.errors import HarnessError
 
 WORKER = "harness.bench.worker"
 # What measures, and so must be the same in both arms.
-RULER = ("harness/bench", "harness/measure", "harness/upstream/benching.py")
+RULER = (
+    "harness/bench",
+    "harness/measure",
+    "harness/upstream/benching.py",
+    "harness/hardware.py",
+    "harness/programs.py",
+    "harness/jsonlines.py",
+)
 # What is judged, and so may differ between the two environments.
 JUDGED = ("google-tunix", "tunix-ppo-harness")
 TIMEOUT_SECONDS = 900.0
@@ -321,7 +328,7 @@ class Process(contextlib.AbstractContextManager["Process"]):
     """A worker of an arm.
 
     Attributes:
-      head: What it said first: conditions, recipe and, of `exact`, all.
+      head: Its first answer: conditions, recipe and, of `exact`, all.
     """
 
     def __init__(
@@ -332,87 +339,53 @@ class Process(contextlib.AbstractContextManager["Process"]):
         cache: pathlib.Path | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ):
-        """Starts it; `wait` is what waits for its first answer.
+        """Start it; `wait` is what waits for its first answer.
 
         Args:
           arm: Whose code and packages it runs.
           arguments: Module and arguments after `python -m`.
-          cache: Folder of compiled programs, of this arm alone; none compiles anew.
+          cache: Folder of compiled programs, of this arm alone; None compiles anew.
           timeout: Seconds without an answer after which it is given up.
         """
         self.arm = arm
         self.head: dict[str, Any] = {}
         self._timeout = timeout
-        # It lives as long as the process, whose errors it takes.
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [arm.python, "-P", "-m", *arguments],
-            cwd=arm.root,
-            env=settings(arm, cache),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+        command = [arm.python, "-P", "-m", *arguments]
+        self._child = jsonlines.Child(command, env=settings(arm, cache), cwd=arm.root)
 
     def __exit__(self, *_: object) -> None:
-        """Ends it, kindly first."""
-        process = self._process
-        with contextlib.suppress(OSError):
-            process.stdin.close()  # type: ignore[union-attr]
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
-        self._errors.close()
+        """End it, kindly first."""
+        self._child.close(grace=30)
 
     def wait(self) -> dict[str, Any]:
-        """Waits for the first answer, and keeps it as `head`."""
-        self.head = self._read()
-        return self.head
-
-    def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Gives an order and waits for its answer.
+        """Wait for the first answer and save it as `head`.
 
         Raises:
           ArmFailedError: The process ended, or was silent for too long.
         """
+        with self._failing():
+            self.head = self._child.receive(timeout=self._timeout)
+        return self.head
+
+    def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Send an order and wait for its answer.
+
+        Raises:
+          ArmFailedError: The process ended, or was silent for too long.
+        """
+        with self._failing():
+            return self._child.ask(dict(order), timeout=self._timeout)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
         try:
-            self._process.stdin.write(json.dumps(order) + "\n")  # type: ignore[union-attr]
-            self._process.stdin.flush()  # type: ignore[union-attr]
-        except OSError:
-            raise self._failure("ended") from None
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        silent = threading.Event()
-
-        def give_up() -> None:
-            silent.set()
-            self._process.kill()
-
-        timer = threading.Timer(self._timeout, give_up)
-        timer.start()
-        try:
-            line = self._process.stdout.readline()  # type: ignore[union-attr]
-        finally:
-            timer.cancel()
-        if not line:
-            said = f"said nothing for {self._timeout:.0f} s" if silent.is_set() else "ended"
-            raise self._failure(said)
-        return json.loads(line)
-
-    def _failure(self, how: str) -> ArmFailedError:
-        code = self._process.wait()
-        self._errors.flush()
-        self._errors.seek(0)
-        lines = self._errors.read()
-        return ArmFailedError(
-            f"the {self.arm.name} arm, {self.arm.label}, {how} (exit code {code}); its last "
-            f"lines: {_tail(lines)}"
-        )
+            yield
+        except jsonlines.Ended as ended:
+            how = f"said nothing for {self._timeout:.0f} s" if ended.silent else "ended"
+            raise ArmFailedError(
+                f"the {self.arm.name} arm, {self.arm.label}, {how} (exit code {ended.code}); its "
+                f"last lines: {_tail(ended.output)}"
+            ) from None
 
 
 def settings(arm: Arm, cache: pathlib.Path | None) -> dict[str, str]:

@@ -8,21 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness import programs
 from harness.gate import arms, exact, records, timing
 from harness.gate.arms import Arm, ArmFailedError, Process
 from harness.gate.verdict import Finding, Report, Tier, Verdict
 from harness.measure import processor
 
 # What a person waits for, in the order in which a step runs it.
-TIMED = (
-    "prefill",
-    "decode",
-    "old_logps",
-    "values",
-    "actor_step",
-    "critic_step",
-    "global_step",
-)
+TIMED = (*programs.ALWAYS, "global_step")
 Progress = Callable[[str], None]
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from harness import hardware
+
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
@@ -81,34 +83,10 @@ def _whole(cost: Mapping[str, float], name: str) -> int | None:
     return int(cost[name]) if name in cost else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """The ceilings of one device, as its maker gives them.
-
-    Attributes:
-      flops: bfloat16 operations a second, dense.
-      bandwidth: Bytes a second between memory and chip.
-    """
-
-    flops: float
-    bandwidth: float
-
-
-# By `jax.Device.device_kind`. cloud.google.com/tpu/docs/v6e, /v5e, /v5p;
-# NVIDIA's data sheets of H100 SXM and H200 SXM.
-CHIPS: Mapping[str, Chip] = {
-    "TPU v6 lite": Chip(918e12, 1638e9),
-    "TPU v5 lite": Chip(197e12, 819e9),
-    "TPU v5": Chip(459e12, 2765e9),
-    "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9),
-    "NVIDIA H200": Chip(989e12, 4800e9),
-}
-
-
 def roofline_fraction(
     device_kind: str, seconds: float, flops: float | None, bytes_accessed: float | None
 ) -> float | None:
-    """Gives the share of the attainable speed that was reached.
+    """Return the share of the attainable speed that was reached, for bfloat16 operands.
 
     Args:
       device_kind: Name of the device.
@@ -118,10 +96,10 @@ def roofline_fraction(
 
     Returns:
       max(flops / peak, bytes / bandwidth) / seconds (Williams, Waterman and
-      Patterson 2009, Roofline); none for a device without known ceilings, such
+      Patterson 2009, Roofline); None for a device without known ceilings, such
       as a CPU, or without figures.
     """
-    chip = CHIPS.get(device_kind)
+    chip = hardware.chip_of(device_kind)
     if chip is None or flops is None or bytes_accessed is None or seconds <= 0:
         return None
-    return max(flops / chip.flops, bytes_accessed / chip.bandwidth) / seconds
+    return max(flops / chip.bf16_flops, bytes_accessed / chip.bandwidth) / seconds

@@ -10,9 +10,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -261,16 +259,8 @@ def _store(path: pathlib.Path, policy: gemma3.Gemma3, report: WarmStart) -> None
         "/".join(map(str, key)): np.asarray(value, np.float32)
         for key, value in gemma.weights_of(policy).items()
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, __steps=report.steps, __accuracy=report.accuracy, **arrays)  # type: ignore[arg-type]
-        os.replace(file.name, path)
-    except OSError as error:
-        raise errors.HarnessError(
-            f"the cache folder {path.parent} cannot be written ({error.strerror}): set "
-            "PPO_HARNESS_CACHE to one that can"
-        ) from None
+    with cache.replacing(path) as file:
+        np.savez(file, __steps=report.steps, __accuracy=report.accuracy, **arrays)  # type: ignore[arg-type]
 
 
 def _restore(path: pathlib.Path, policy: gemma3.Gemma3, mesh: jax.sharding.Mesh) -> WarmStart:

@@ -1,1 +1,1 @@
-"""The recipe's own programs compiled for a TPU that is not here: HBM, walls, bounds."""
+"""The recipe's own programs compiled for a TPU that is not here: HBM, sizes, bounds of time."""

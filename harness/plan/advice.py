@@ -12,7 +12,6 @@ from rich.text import Text
 from harness import recipe as recipe_lib
 from harness.plan import changes, table
 
-GIB = 2**30
 _LOWER_BOUNDS = (
     "Times are lower bounds, and nothing was run: matrix products at the published rate, and "
     "unavoidable traffic at the published bandwidth. Communication between chips, element-wise "
@@ -26,7 +25,7 @@ def to_toml(plan: Mapping[str, Any]) -> str:
     """Write the recommended recipe, headed by what it changes and what it gains.
 
     Args:
-      plan: As `recommend` of the command gives it, with a recommendation.
+      plan: From `recommend.make`, with a recommendation.
 
     Returns:
       TOML of a whole recipe. What would change what is sampled is in it as a
@@ -120,7 +119,7 @@ def render(plan: Mapping[str, Any]) -> Group:
     """Lay a recommendation out.
 
     Args:
-      plan: As `recommend` of the command gives it.
+      plan: From `recommend.make`.
 
     Returns:
       Something that rich prints.
@@ -200,10 +199,10 @@ def _sentences(plan: Mapping[str, Any]) -> list[str]:
 
 
 def shortage(plan: Mapping[str, Any]) -> str:
-    """Say in one line that nothing fits, what comes nearest, and what else could.
+    """Return in one line that nothing fits, what comes nearest, and what else could.
 
     Args:
-      plan: As `recommend` of the command gives it, without a recommendation.
+      plan: From `recommend.make`, without a recommendation.
 
     Returns:
       A line.

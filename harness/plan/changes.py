@@ -9,6 +9,7 @@ allowed by name (`plan --recommend F.toml --allow NAME`).
 import dataclasses
 import itertools
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from harness import errors
 from harness import recipe as recipe_lib
@@ -144,3 +145,27 @@ def with_stop_tokens(recipe: recipe_lib.Recipe) -> recipe_lib.Recipe:
     tree = recipe_lib.to_dict(recipe)
     tree["rollout"]["end_tokens"] = pieces
     return recipe_lib.from_dict(tree)
+
+
+def assignments(before: recipe_lib.Recipe, after: recipe_lib.Recipe) -> list[str]:
+    """Return what makes one recipe of another, as `group.field=value`."""
+    return _assignments(recipe_lib.to_dict(before), recipe_lib.to_dict(after), "")
+
+
+def _assignments(old: dict[str, Any], new: dict[str, Any], above: str) -> list[str]:
+    found = []
+    for name, value in new.items():
+        was, path = old.get(name), f"{above}{name}"
+        if isinstance(value, dict):
+            found += _assignments(was if isinstance(was, dict) else {}, value, f"{path}.")
+        elif name not in old or value != was:
+            found.append(f"{path}={_text(value)}")
+    return found
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return "[" + ", ".join(f'"{each}"' for each in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

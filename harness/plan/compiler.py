@@ -1,22 +1,18 @@
-"""Asks the compiler: from the store, or from processes that compile."""
+"""Ask the compiler: the store of its answers, or processes that compile."""
 
-import contextlib
-import json
 import os
 import queue
 import re
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import psutil
 
-from harness import errors
-from harness.plan import chips, store, worker
+from harness import errors, hardware, jsonlines
+from harness.plan import store, worker
 
 # A compilation of the 1B model peaks below 5 GiB; a worker that has grown past
 # this is replaced before its next job.
@@ -26,7 +22,7 @@ _BAD_FLAG = re.compile(r"(?:Unknown|Illegal)[^\n]*\bflags?\b[^\n]*")
 
 
 def workers_that_fit(cores: int, available: int) -> int:
-    """Tells how many compilers run side by side: one a core, two at most, by memory.
+    """Return how many compilers run side by side: one a core, two at most, by memory.
 
     Args:
       cores: Of this machine.
@@ -64,20 +60,20 @@ class Compiler:
 
     def __init__(
         self,
-        place: chips.Slice,
-        kept: store.Store,
+        slice_: hardware.Slice,
+        answers: store.Store,
         *,
         workers: int | None = None,
         progress: Callable[[str], None] = lambda text: None,
         start: "Callable[[], Answerer] | None" = None,
     ):
-        """Prepares; no process is started before it is needed.
+        """Prepare; no process is started before it is needed.
 
         Args:
-          place: The chips to compile for.
-          kept: Where answers are looked up and kept.
-          workers: Processes at most; as many as fit if none.
-          progress: Told what is being done, a line at a time.
+          slice_: The chips to compile for.
+          answers: Where answers are looked up and saved.
+          workers: Processes at most; as many as fit if None.
+          progress: Called with a line for each thing that is done.
           start: Returns what lowers and compiles; a process of its own if `None`.
 
         Raises:
@@ -88,19 +84,19 @@ class Compiler:
                 "the TPU compiler is not installed: pip install 'tunix-ppo-harness[tpu-compiler]' "
                 "(its wheel is for Linux on x86-64)"
             )
-        self.place = place
+        self.slice = slice_
         self.workers = workers or workers_that_fit(
             os.cpu_count() or 1, psutil.virtual_memory().available
         )
         self.host_bytes = 0
-        self.not_passed_on = worker.not_passed_on(place, os.environ)
+        self.not_passed_on = worker.not_passed_on(slice_, os.environ)
         if self.not_passed_on:
             progress(
                 f"not passed on to the TPU compiler: {', '.join(self.not_passed_on)} (flags for it "
                 "are given with --compiler-flags)"
             )
-        self._kept = kept
-        self._start = start or (lambda: _Process(place, kept.compiler_flags))
+        self._answers = answers
+        self._start = start or (lambda: _Process(slice_, answers.compiler_flags))
         self._progress = progress
         self._free: queue.Queue[Answerer | None] = queue.Queue()
         for _ in range(self.workers):
@@ -124,19 +120,19 @@ class Compiler:
             process.end()
 
     def ask(self, job: store.Job) -> tuple[dict[str, Any], bool]:
-        """Answers a job; safe to call from several threads.
+        """Answer a job; safe to call from several threads.
 
         Args:
           job: The question.
 
         Returns:
-          The answer, and whether it was kept from before.
+          The answer, and whether it was saved before.
 
         Raises:
           HarnessError: The compiler failed for a reason other than memory.
           CrashedElsewhere: What builds the program failed.
         """
-        known = self._kept.get(job)
+        known = self._answers.get(job)
         if known is not None:
             return known, True
         process = self._free.get()
@@ -163,18 +159,18 @@ class Compiler:
         """Answer what the sources as they are were not asked; see `ask`."""
         lowered = process.lower(job)
         if "text" not in lowered:
-            self._kept.put(job, lowered["answer"])
+            self._answers.put(job, lowered["answer"])
             return lowered["answer"], False
         text = lowered["text"]
-        known = self._kept.get_program(job.place, text)
+        known = self._answers.get_program(job.slice, text)
         if known is not None:
             # Sources were edited, and the program is the same.
-            self._kept.put(job, known, text)
+            self._answers.put(job, known, text)
             return known, True
-        name = f"{job.program} for {job.rows} sequence(s)"
+        name = f"{job.program} for {job.sequences} sequence(s)"
         self._progress(f"compiling {name}")
         answer = process.compile(job)
-        self._kept.put(job, answer, text)
+        self._answers.put(job, answer, text)
         self._progress(
             f"{'refused' if answer['refused'] else 'compiled'} {name} in "
             f"{answer['compile_seconds']:.0f} s"
@@ -182,7 +178,7 @@ class Compiler:
         return answer, False
 
     def figures(self, job: store.Job) -> tuple[store.Figures, bool]:
-        """Answers a job about a program; see `ask`."""
+        """Answer a job about a program; see `ask`."""
         answer, cached = self.ask(job)
         return store.Figures.from_dict(answer), cached
 
@@ -190,16 +186,11 @@ class Compiler:
 class _Process:
     """A worker process."""
 
-    def __init__(self, place: chips.Slice, flags: str):
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    def __init__(self, slice_: hardware.Slice, flags: str):
         self.grown = False
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.plan.worker", place.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=worker.environment(place, flags, os.environ),
+        self._child = jsonlines.Child(
+            [sys.executable, "-m", "harness.plan.worker", slice_.name],
+            env=worker.environment(slice_, flags, os.environ),
         )
 
     def lower(self, job: store.Job) -> dict[str, Any]:
@@ -211,19 +202,11 @@ class _Process:
         return answer
 
     def _request(self, request: dict[str, Any], job: store.Job) -> dict[str, Any]:
-        assert self._process.stdin
-        assert self._process.stdout
-        line = ""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        name = f"{job.program} for {job.rows} sequence(s) on {job.place}"
-        if not line:
-            code = self._process.wait()
-            self._errors.seek(0)
-            raise errors.HarnessError(died(name, code, self._errors.read()))
-        reply = json.loads(line)
+        name = f"{job.program} for {job.sequences} sequence(s) on {job.slice}"
+        try:
+            reply = self._child.ask(request)
+        except jsonlines.Ended as ended:
+            raise errors.HarnessError(died(name, ended.code, ended.output)) from None
         if "crash" in reply:
             raise errors.CrashedElsewhere(f"at {name}: {reply['crash']}", reply["traceback"])
         if "error" in reply:
@@ -231,14 +214,7 @@ class _Process:
         return reply
 
     def end(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if stream:
-                    stream.close()
-        self._errors.close()
+        self._child.close()
 
 
 def died(name: str, code: int, output: str) -> str:
@@ -254,13 +230,13 @@ def died(name: str, code: int, output: str) -> str:
     """
     bad = _BAD_FLAG.findall(output)
     if bad:
-        said = "; ".join(dict.fromkeys(each.strip() for each in bad))
-        return f"the TPU compiler refuses a flag ({said[:300]}): correct --compiler-flags"
+        messages = "; ".join(dict.fromkeys(each.strip() for each in bad))
+        return f"the TPU compiler refuses a flag ({messages[:300]}): correct --compiler-flags"
     if code == -signal.SIGKILL:
         return (
             f"the compiler's process was killed (signal 9) at {name}, most likely because memory "
             "ran out: close other programs, or use --workers 1"
         )
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    words = f"; its last message: {lines[-1][:300]}" if lines else " without a message"
-    return f"the compiler's process ended (code {code}) at {name}{words}"
+    last = f"; its last message: {lines[-1][:300]}" if lines else " without a message"
+    return f"the compiler's process ended (code {code}) at {name}{last}"

@@ -11,41 +11,43 @@ from typing import Any
 
 from harness import recipe as recipe_lib
 from harness.plan import roofline
+from harness.programs import Program
 
 # Arrays of the size of the logits that a policy's loss holds at once.
 _LOGITS = 2
+# What each step trains. A critic by LoRA has nothing of its own but that.
+_TRAINED: Mapping[str, str] = {Program.ACTOR_STEP: "actor LoRA", Program.CRITIC_STEP: "critic"}
 
 
 def step_bytes(
-    recipe: recipe_lib.Recipe, program: str, resident: Sequence[Mapping[str, Any]], given: int
+    recipe: recipe_lib.Recipe, program: str, resident: Sequence[Mapping[str, Any]], arguments: int
 ) -> int | None:
     """Guess what a train step takes on a chip.
 
     Args:
       recipe: Shapes, sizes, mesh and rematerialisation.
       program: Its name.
-      resident: What lives on a chip, as `resident.describe` gives it.
-      given: Bytes of the program's arguments.
+      resident: What lives on a chip, from `resident.describe`.
+      arguments: Bytes of the program's arguments.
 
     Returns:
       Bytes; None for a program without a gradient.
     """
-    # A critic by LoRA has nothing of its own but what it trains.
-    trained = {"actor_step": "actor LoRA", "critic_step": "critic"}.get(program)
+    trained = _TRAINED.get(program)
     if trained is None:
         return None
     gradients = sum(each["bytes"] for each in resident if each["name"] == trained)
     rollout, item = recipe.rollout, roofline.BYTES[roofline.dtype_of(recipe, program)]
     length = rollout.max_prompt_length + rollout.max_new_tokens
-    row = length * (_held(recipe) * recipe.model.num_layers + _widths(recipe))
-    if program == "actor_step":
-        row += _LOGITS * rollout.max_new_tokens * recipe.model.vocab_size
+    one = length * (_held(recipe) * recipe.model.num_layers + _widths(recipe))
+    if program == Program.ACTOR_STEP:
+        one += _LOGITS * rollout.max_new_tokens * recipe.model.vocab_size
     chips = recipe.sharding.fsdp * recipe.sharding.tp
-    return given + gradients + recipe.batching.train_micro_batch * row * item // chips
+    return arguments + gradients + recipe.batching.train_micro_batch * one * item // chips
 
 
 def _widths(recipe: recipe_lib.Recipe) -> int:
-    """Numbers for each token of a layer that its gradient reads."""
+    """Return the numbers for each token of a layer that its gradient reads."""
     model, rollout = recipe.model, recipe.rollout
     length = rollout.max_prompt_length + rollout.max_new_tokens
     heads = model.num_heads * model.head_dim
@@ -60,7 +62,7 @@ def _widths(recipe: recipe_lib.Recipe) -> int:
 
 
 def _held(recipe: recipe_lib.Recipe) -> int:
-    """Numbers for each token of a layer that are held from the forward to the backward pass."""
+    """Return the numbers for each token of a layer that the backward pass needs."""
     model = recipe.model
     heads = model.num_heads * model.head_dim
     return {

@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness import crash, errors, files
-from harness.plan import planning
+from harness.plan import comparison
 
 
 def verdict(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[bool, list[str]]:
-    """Compares a committed plan with the same plan made again.
+    """Compare a committed plan with the same plan made again.
 
     Args:
       old: The committed one.
       new: The one made now.
 
     Returns:
-      Whether it is as it should be, and what there is to say.
+      Whether it is as it should be, and the lines to print.
     """
-    said = planning.compare(old, new)
+    lines = comparison.compare(old, new)
     changed = {
         name: (version, new["versions"].get(name))
         for name, version in old["versions"].items()
@@ -33,12 +33,12 @@ def verdict(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[bool, list[
     }
     if changed:
         names = ", ".join(f"{name} {old} to {new}" for name, (old, new) in changed.items())
-        return True, [f"other versions: {names}", *(said or ["no byte changed"])]
-    return not said, said or ["every byte as committed"]
+        return True, [f"other versions: {names}", *(lines or ["no byte changed"])]
+    return not lines, lines or ["every byte as committed"]
 
 
-def kept(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives what of a plan is worth committing: nothing that depends on the hour."""
+def committed(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a plan is worth committing: nothing that depends on the hour."""
     programs = [
         {k: v for k, v in each.items() if k not in ("compile_seconds", "cached")}
         for each in plan["programs"]
@@ -47,7 +47,7 @@ def kept(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compares two files, or puts the new one in the place of the old.
+    """Compare two files, or replace the old one by the new.
 
     Args:
       arguments: The committed plan, the new one, and perhaps `--update`.
@@ -62,11 +62,11 @@ def main(arguments: Sequence[str]) -> int:
     new = _read(new_file)
     if "--update" in arguments:
         old_file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(old_file, json.dumps(kept(new), indent=1) + "\n")
+        files.write_whole(old_file, json.dumps(committed(new), indent=1) + "\n")
         print(f"written: {old_file}")
         return 0
-    good, said = verdict(_read(old_file), new)
-    print("\n".join(said))
+    good, lines = verdict(_read(old_file), new)
+    print("\n".join(lines))
     return 0 if good else 1
 
 

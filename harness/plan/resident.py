@@ -8,13 +8,13 @@ import jax
 from harness.upstream import programs
 
 
-def describe(learner: Any, rows: int, mini_batch: int) -> dict[str, Any]:
-    """Lists what training keeps, from the abstract state.
+def describe(learner: Any, sequences: int, mini_batch: int) -> dict[str, Any]:
+    """List what training holds, from the abstract state.
 
     Args:
       learner: From `programs.abstract_learner`, or one that runs.
-      rows: Sequences sampled at once.
-      mini_batch: Sequences of a mini-batch, whose examples are kept for its
+      sequences: Sequences sampled at once.
+      mini_batch: Sequences of a mini-batch, whose examples are held for its
         epochs.
 
     Returns:
@@ -25,7 +25,7 @@ def describe(learner: Any, rows: int, mini_batch: int) -> dict[str, Any]:
     example = jax.tree.leaves(programs.abstract_example(learner, mini_batch))
     size = sum(programs.bytes_on_a_device(leaf) for leaf in example)
     found.append({"name": "cached batches", "arrays": len(example), "bytes": size, "pinned": False})
-    state = programs.state_bytes(learner, rows)
+    state = programs.state_bytes(learner, sequences)
     for name, part in (("key-value cache", "cache"), ("sampler's tokens", "rest")):
         found.append(
             {"name": name, "arrays": 0, "bytes": state[part], "pinned": False, "phase": "rollout"}

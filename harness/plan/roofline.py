@@ -17,11 +17,12 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
-from harness import accounting
+from harness import accounting, hardware, programs
 from harness import recipe as recipe_lib
-from harness.plan import chips
+from harness.programs import Program
 
 BYTES = {"float32": 4, "bfloat16": 2}
+_ID = 4  # bytes of a token
 Role = Literal["actor", "critic"]
 
 
@@ -62,7 +63,7 @@ class Bound:
 
 
 def layer_weights(model: recipe_lib.Model) -> int:
-    """Weights of one decoder layer that are multiplied: projections and feed-forward."""
+    """Return the weights of a decoder layer that are multiplied: projections, feed-forward."""
     attention = model.embed_dim * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
     return attention + 3 * model.embed_dim * model.hidden_dim
 
@@ -70,7 +71,7 @@ def layer_weights(model: recipe_lib.Model) -> int:
 def lora_weights(
     recipe: recipe_lib.Recipe, *, role: Role = "actor", of: Collection[str] = ()
 ) -> int:
-    """Weights of LoRA pairs: rank times inputs plus outputs of each module.
+    """Return the weights of LoRA pairs: rank times inputs plus outputs of each module.
 
     Args:
       recipe: Shapes, and which modules have pairs.
@@ -105,7 +106,7 @@ def _pairs(model: recipe_lib.Model, lora: recipe_lib.Lora, of: frozenset[str]) -
 
 
 def attention_flops(model: recipe_lib.Model, queries: int, keys: int) -> int:
-    """Operations of scores and weighted sums of all layers, for one sequence.
+    """Return the operations of scores and weighted sums of all layers, for one sequence.
 
     Upstream computes every score and masks afterwards, in local layers too, so
     neither the causal half nor the window is left out.
@@ -120,7 +121,7 @@ def _not_needed_flops(model: recipe_lib.Model, lora: recipe_lib.Lora, length: in
 
 
 def recomputed_flops(recipe: recipe_lib.Recipe, role: Role) -> int:
-    """Operations that a gradient repeats because of `model.remat`, for one sequence.
+    """Return the operations that a gradient repeats by `model.remat`, for one sequence.
 
     A product whose result no gradient needs is not repeated: within a block
     that is the last one, of attention and of the feed-forward layer. `light`
@@ -141,7 +142,7 @@ def recomputed_flops(recipe: recipe_lib.Recipe, role: Role) -> int:
     weights = layer_weights(model) * model.num_layers
     pairs = lora_weights(recipe, role=role)
     if model.remat == "light":
-        # Of attention the scores alone: what the probabilities weigh is kept.
+        # Of attention the scores alone: what the probabilities weigh is saved.
         attention //= 2
         weights = model.embed_dim * model.hidden_dim * model.num_layers
         pairs = lora_weights(recipe, role=role, of=("up_proj",))
@@ -153,8 +154,8 @@ def recomputed_flops(recipe: recipe_lib.Recipe, role: Role) -> int:
     return 2 * length * (weights + pairs) + attention
 
 
-def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
-    """Counts what one call of a program has to do.
+def work(recipe: recipe_lib.Recipe, program: str, sequences: int) -> Work:
+    """Count what one call of a program has to do.
 
     A product of weights W with a token is 2 W operations. Its backward pass is
     2 W for the gradient by the input, and 2 W for that by the weights where
@@ -162,88 +163,164 @@ def work(recipe: recipe_lib.Recipe, program: str, rows: int) -> Work:
 
     Args:
       recipe: Shapes and lengths.
-      program: One of the six, or `reference_logps`. For `decode` a call is all
-        steps until every row has `max_new_tokens`, of which `prefill` draws
-        the first.
-      rows: Sequences in the call.
+      program: Its name. For `decode` a call is all steps until every sequence
+        has `max_new_tokens`, of which `prefill` draws the first.
+      sequences: Sequences in the call.
 
     Returns:
       Operations and bytes.
+
+    Raises:
+      ValueError: There is no such program.
     """
-    model, rollout, precision = recipe.model, recipe.rollout, recipe.precision
-    prompt, new = rollout.max_prompt_length, rollout.max_new_tokens
-    length = prompt + new
-    itemsize, trained = BYTES[model.dtype], BYTES[precision.trained_dtype]
-    layers, lora = model.num_layers * layer_weights(model), lora_weights(recipe)
-    head = model.vocab_size * model.embed_dim
-    norms = model.embed_dim * (4 * model.num_layers + 1) + 2 * model.head_dim * model.num_layers
-    base = (layers + head + norms) * itemsize
-    per_token = 2 * (layers + lora)
-    full = attention_flops(model, length, length)
-    ids = rows * length * 4
-    out = rows * new * 4
-    if program in ("prefill", "decode"):
-        drawn = BYTES[dtype_of(recipe, program)]
-        policy = base + lora * trained
-        if rollout.dtype is not None:
-            policy = (layers + head + norms + lora) * drawn
-        heads = model.num_kv_heads * model.head_dim
-        cache_row = 2 * model.num_layers * rollout.cache_size * heads * drawn
-        if program == "prefill":
-            one = prompt * per_token + attention_flops(model, prompt, rollout.cache_size) + 2 * head
-            return Work(rows * one, policy + rows * cache_row + rows * prompt * 4)
-        one = per_token + attention_flops(model, 1, rollout.cache_size) + 2 * head
-        return Work((new - 1) * rows * one, (new - 1) * (policy + rows * cache_row))
-    if program in ("logps", "reference_logps"):
-        reference = program == "reference_logps"
-        token = 2 * layers if reference else per_token
-        weights = base if reference else base + lora * trained
-        return Work(rows * (length * token + full + new * 2 * head), weights + ids + out)
-    # What an optimizer step reads and writes of a weight: itself, two moments, an accumulator.
-    moved = (
-        2 * trained + 4 * BYTES[precision.moments_dtype] + 2 * BYTES[precision.accumulators_dtype]
-    )
-    if program == "actor_step":
-        # The base is frozen: its gradient by the input is needed, by the weights not.
-        token = 4 * layers + 6 * lora
-        again = recomputed_flops(recipe, "actor")
-        spared = _not_needed_flops(model, recipe.lora, length)
-        flops = rows * (length * token + 3 * full + new * 4 * head + again - spared)
-        return Work(flops, base + moved * lora + ids + 5 * out)
-    pairs, score = lora_weights(recipe, role="critic"), model.embed_dim
-    whole = recipe.critic.lora is None
-    stored = trained if whole else itemsize
-    # Only the rows of the tokens at hand are read from the embedding.
-    read = (layers + norms + rows * length * model.embed_dim) * stored
-    if program == "values":
-        flops = rows * (length * 2 * (layers + pairs + score) + full)
-        return Work(flops, read + pairs * trained + ids + out)
-    if program == "critic_step":
-        token = (6 if whole else 4) * layers + 6 * (pairs + score)
-        again = recomputed_flops(recipe, "critic")
-        flops = rows * (length * token + 3 * full + again)
-        if recipe.critic.lora is not None:
-            flops -= rows * _not_needed_flops(model, recipe.critic.lora, length)
-        if whole:
-            return Work(flops, moved * (layers + head + norms + score) + ids + 5 * out)
-        return Work(flops, read + moved * (pairs + score) + ids + 5 * out)
+    match program:
+        case Program.PREFILL | Program.DECODE:
+            return _sampling(recipe, program, sequences)
+        case Program.LOGPS | Program.REFERENCE_LOGPS:
+            return _log_probs(recipe, program, sequences)
+        case Program.ACTOR_STEP:
+            return _actor_step(recipe, sequences)
+        case Program.VALUES:
+            return _values(recipe, sequences)
+        case Program.CRITIC_STEP:
+            return _critic_step(recipe, sequences)
     raise ValueError(f"no formula for {program}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """What the formulas have in common: numbers of weights, and operations for a sequence."""
+
+    length: int
+    layers: int
+    head: int
+    norms: int
+    attention: int
+
+    @property
+    def base(self) -> int:
+        """Weights of the policy without LoRA."""
+        return self.layers + self.head + self.norms
+
+
+def _sizes(recipe: recipe_lib.Recipe) -> _Sizes:
+    model, rollout = recipe.model, recipe.rollout
+    length = rollout.max_prompt_length + rollout.max_new_tokens
+    return _Sizes(
+        length=length,
+        layers=model.num_layers * layer_weights(model),
+        head=model.vocab_size * model.embed_dim,
+        norms=model.embed_dim * (4 * model.num_layers + 1) + 2 * model.head_dim * model.num_layers,
+        attention=attention_flops(model, length, length),
+    )
+
+
+def _sampling(recipe: recipe_lib.Recipe, program: str, sequences: int) -> Work:
+    model, rollout, size = recipe.model, recipe.rollout, _sizes(recipe)
+    prompt, steps = rollout.max_prompt_length, rollout.max_new_tokens - 1
+    lora = lora_weights(recipe)
+    drawn = BYTES[dtype_of(recipe, program)]
+    policy = size.base * BYTES[model.dtype] + lora * BYTES[recipe.precision.trained_dtype]
+    if rollout.dtype is not None:
+        policy = (size.base + lora) * drawn
+    per_token = 2 * (size.layers + lora)
+    heads = model.num_kv_heads * model.head_dim
+    cache = sequences * 2 * model.num_layers * rollout.cache_size * heads * drawn
+    if program == Program.PREFILL:
+        attention = attention_flops(model, prompt, rollout.cache_size)
+        one = prompt * per_token + attention + 2 * size.head
+        return Work(sequences * one, policy + cache + sequences * prompt * _ID)
+    one = per_token + attention_flops(model, 1, rollout.cache_size) + 2 * size.head
+    return Work(steps * sequences * one, steps * (policy + cache))
+
+
+def _log_probs(recipe: recipe_lib.Recipe, program: str, sequences: int) -> Work:
+    size, new = _sizes(recipe), recipe.rollout.max_new_tokens
+    lora = 0 if program == Program.REFERENCE_LOGPS else lora_weights(recipe)
+    weights = size.base * BYTES[recipe.model.dtype] + lora * BYTES[recipe.precision.trained_dtype]
+    token = 2 * (size.layers + lora)
+    flops = sequences * (size.length * token + size.attention + new * 2 * size.head)
+    return Work(flops, weights + _ids(recipe, sequences) + _out(recipe, sequences))
+
+
+def _actor_step(recipe: recipe_lib.Recipe, sequences: int) -> Work:
+    size, new, lora = _sizes(recipe), recipe.rollout.max_new_tokens, lora_weights(recipe)
+    # The base is frozen: its gradient by the input is needed, by the weights not.
+    token = 4 * size.layers + 6 * lora
+    again = recomputed_flops(recipe, "actor")
+    spared = _not_needed_flops(recipe.model, recipe.lora, size.length)
+    one = size.length * token + 3 * size.attention + new * 4 * size.head + again - spared
+    weights = size.base * BYTES[recipe.model.dtype] + _moved(recipe) * lora
+    return Work(sequences * one, weights + _ids(recipe, sequences) + 5 * _out(recipe, sequences))
+
+
+def _values(recipe: recipe_lib.Recipe, sequences: int) -> Work:
+    size, pairs = _sizes(recipe), lora_weights(recipe, role="critic")
+    token = 2 * (size.layers + pairs + recipe.model.embed_dim)
+    flops = sequences * (size.length * token + size.attention)
+    read = _critic_read(recipe, sequences) + pairs * BYTES[recipe.precision.trained_dtype]
+    return Work(flops, read + _ids(recipe, sequences) + _out(recipe, sequences))
+
+
+def _critic_step(recipe: recipe_lib.Recipe, sequences: int) -> Work:
+    size, pairs, score = _sizes(recipe), lora_weights(recipe, role="critic"), recipe.model.embed_dim
+    lora = recipe.critic.lora
+    token = (6 if lora is None else 4) * size.layers + 6 * (pairs + score)
+    again = recomputed_flops(recipe, "critic")
+    flops = sequences * (size.length * token + 3 * size.attention + again)
+    data = _ids(recipe, sequences) + 5 * _out(recipe, sequences)
+    if lora is None:
+        return Work(flops, _moved(recipe) * (size.base + score) + data)
+    flops -= sequences * _not_needed_flops(recipe.model, lora, size.length)
+    moved = _moved(recipe) * (pairs + score)
+    return Work(flops, _critic_read(recipe, sequences) + moved + data)
+
+
+def _critic_read(recipe: recipe_lib.Recipe, sequences: int) -> int:
+    """Bytes of the critic's weights that a forward pass reads, but for LoRA pairs."""
+    size = _sizes(recipe)
+    whole = recipe.critic.lora is None
+    stored = BYTES[recipe.precision.trained_dtype if whole else recipe.model.dtype]
+    # Of the embedding only what belongs to the tokens at hand is read.
+    embedded = sequences * size.length * recipe.model.embed_dim
+    return (size.layers + size.norms + embedded) * stored
+
+
+def _moved(recipe: recipe_lib.Recipe) -> int:
+    """Bytes of a weight that an optimizer step reads and writes.
+
+    Itself, two moments, and an accumulator.
+    """
+    precision = recipe.precision
+    trained, moments = BYTES[precision.trained_dtype], BYTES[precision.moments_dtype]
+    return 2 * trained + 4 * moments + 2 * BYTES[precision.accumulators_dtype]
+
+
+def _ids(recipe: recipe_lib.Recipe, sequences: int) -> int:
+    """Bytes of the tokens of whole sequences."""
+    rollout = recipe.rollout
+    return sequences * (rollout.max_prompt_length + rollout.max_new_tokens) * _ID
+
+
+def _out(recipe: recipe_lib.Recipe, sequences: int) -> int:
+    """Bytes of one float32 figure for each token of the completions."""
+    return sequences * recipe.rollout.max_new_tokens * 4
 
 
 def dtype_of(recipe: recipe_lib.Recipe, program: str) -> recipe_lib.Dtype:
     """Return the dtype that a program multiplies in."""
-    if program in ("prefill", "decode"):
+    if program in programs.ROLLOUT:
         return recipe.rollout.dtype or recipe.model.dtype
     return recipe.model.dtype
 
 
-def bound(found: Work, chip: chips.Chip, dtype: str, count: int = 1) -> Bound:
-    """Gives the least time of a call.
+def bound(found: Work, chip: hardware.Chip, dtype: str, count: int = 1) -> Bound:
+    """Return the least time of a call.
 
     Args:
       found: What it has to do over all chips.
       chip: Each chip.
-      dtype: As `dtype_of` gives it.
+      dtype: From `dtype_of`.
       count: Chips, among which the work is taken to be split evenly and for free.
 
     Returns:
@@ -252,23 +329,29 @@ def bound(found: Work, chip: chips.Chip, dtype: str, count: int = 1) -> Bound:
     return Bound(found.flops / (chip.flops(dtype) * count), found.bytes / (chip.bandwidth * count))
 
 
-def calls(recipe: recipe_lib.Recipe, program: str, rows: int) -> int:
-    """Calls of a program in one global step."""
-    batches = math.ceil(recipe.batching.batch / rows)
-    return batches * (recipe.ppo.num_epochs if program.endswith("_step") else 1)
+def calls(recipe: recipe_lib.Recipe, program: str, sequences: int) -> int:
+    """Return the calls of a program in one global step.
+
+    Args:
+      recipe: The batch, and its epochs.
+      program: Its name.
+      sequences: Sequences in one call.
+    """
+    batches = math.ceil(recipe.batching.batch / sequences)
+    return batches * (recipe.ppo.num_epochs if program in programs.TRAIN else 1)
 
 
 def tokens(recipe: recipe_lib.Recipe, program: str) -> int:
-    """Tokens that a program deals with in one global step: those it makes, or reads."""
+    """Return the tokens that a program makes or reads in one global step."""
     rollout, batch = recipe.rollout, recipe.batching.batch
-    if program == "prefill":
+    if program == Program.PREFILL:
         return batch * rollout.max_prompt_length
-    if program == "decode":
+    if program == Program.DECODE:
         return batch * rollout.max_new_tokens
-    epochs = recipe.ppo.num_epochs if program.endswith("_step") else 1
+    epochs = recipe.ppo.num_epochs if program in programs.TRAIN else 1
     return batch * (rollout.max_prompt_length + rollout.max_new_tokens) * epochs
 
 
 def global_steps(recipe: recipe_lib.Recipe) -> int:
-    """Global steps of the whole run."""
+    """Return the global steps of the whole run."""
     return accounting.global_steps(recipe)

@@ -2,58 +2,44 @@
 
 from collections.abc import Collection
 
-from harness import accounting, errors
+from harness import accounting, errors, hardware, programs
 from harness import recipe as recipe_lib
-
-PROGRAMS = ("prefill", "decode", "logps", "values", "actor_step", "critic_step")
-# The phases of a global step, and the programs of each.
-PHASES = {
-    "rollout": ("prefill", "decode"),
-    "old log-probs": ("logps",),
-    "reference log-probs": ("reference_logps",),
-    "values": ("values",),
-    "actor step": ("actor_step",),
-    "critic step": ("critic_step",),
-}
+from harness.programs import Program
 
 
-def of(recipe: recipe_lib.Recipe) -> tuple[str, ...]:
-    """Names the programs of a recipe: six, and the reference's if it has a KL penalty."""
-    return PROGRAMS[:3] + (("reference_logps",) if recipe.ppo.beta > 0 else ()) + PROGRAMS[3:]
+def of(recipe: recipe_lib.Recipe) -> tuple[Program, ...]:
+    """Return the programs of a recipe: six, and the reference's if it has a KL penalty."""
+    return tuple(Program) if recipe.ppo.beta > 0 else programs.ALWAYS
 
 
 def group(recipe: recipe_lib.Recipe, mends: Collection[str]) -> int:
-    """Sequences that are generated and valued together, before micro-batches."""
+    """Return the sequences that are generated and valued together, before micro-batches."""
     if "whitening-group" in mends:
         whole = "mini-batch-off-policy" in mends
         return recipe.batching.batch if whole else recipe.batching.mini_batch
     return max(accounting.whitening_groups(recipe.batching))
 
 
-def rows(recipe: recipe_lib.Recipe, program: str, mends: Collection[str]) -> int:
-    """Gives the sequences in one call of a program.
+def sequences(recipe: recipe_lib.Recipe, program: str, mends: Collection[str]) -> int:
+    """Return the sequences in one call of a program.
 
     Args:
       recipe: The batch sizes.
       program: Its name.
-      mends: Ids of the mends of Tunix: unmended, values are computed for the
-        whole group at once.
-
-    Returns:
-      Sequences.
+      mends: Ids of the fixes of Tunix: without one of them, values are computed
+        for the whole group at once.
     """
-    batching, whole = recipe.batching, group(recipe, mends)
-    if program in ("actor_step", "critic_step"):
-        return batching.train_micro_batch
-    if program in ("prefill", "decode"):
-        return min(batching.rollout_micro_batch, whole)
-    if program == "values" and "values-not-micro-batched" not in mends:
+    size = getattr(recipe.batching, programs.setting_of(program))
+    if program in programs.TRAIN:
+        return size
+    whole = group(recipe, mends)
+    if program == Program.VALUES and "values-not-micro-batched" not in mends:
         return whole
-    return min(batching.logps_micro_batch, whole)
+    return min(size, whole)
 
 
 def check(names: Collection[str]) -> None:
-    """Refuses names that are no programs.
+    """Refuse names that are no programs.
 
     Args:
       names: As on the command line.
@@ -61,6 +47,25 @@ def check(names: Collection[str]) -> None:
     Raises:
       HarnessError: One is unknown; the message lists all.
     """
+    known = programs.ALWAYS
     for name in names:
-        if name not in PROGRAMS:
-            raise errors.HarnessError(f"unknown program '{name}': use one of {', '.join(PROGRAMS)}")
+        if name not in known:
+            raise errors.HarnessError(f"unknown program '{name}': use one of {', '.join(known)}")
+
+
+def check_mesh(slice_: hardware.Slice, sharding: recipe_lib.Sharding) -> None:
+    """Refuse a mesh that does not lie over all chips of a slice.
+
+    Args:
+      slice_: The slice.
+      sharding: Sizes of the mesh.
+
+    Raises:
+      HarnessError: Their product is not the number of chips.
+    """
+    if sharding.fsdp * sharding.tp != slice_.count:
+        raise errors.HarnessError(
+            f"the mesh of fsdp {sharding.fsdp} x tp {sharding.tp} does not divide the "
+            f"{slice_.count} chip(s) of {slice_.name}: set sharding.fsdp and sharding.tp so that "
+            f"their product is {slice_.count}"
+        )

@@ -7,23 +7,21 @@ a source makes the first level miss, which costs a lowering; a program is compil
 again only where its text, the flags or the compiler are others.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from harness import accounting, cache, errors, upstream
+from harness import accounting, cache, upstream
 from harness import recipe as recipe_lib
 from harness.measure import environment
 from harness.plan import sources
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "google-tunix", "qwix", "flax", "optax")
-# What of a recipe reaches no program. Whatever is not named here is in the key.
+# What of a recipe reaches no program, so that a plan of the same shapes lowers nothing again.
+# Whatever is not named here is in the key; the tests lower programs to hold the names to it.
 _NO_PROGRAM: Mapping[str, tuple[str, ...]] = {
     "": ("name", "seed", "data", "checkpoints", "evaluation", "warm_start", "reward", "batching"),
     "model": ("weights", "checkpoint", "tokenizer"),
@@ -36,9 +34,9 @@ class Refusal:
     """The compiler's answer to a program that does not fit.
 
     Attributes:
-      needed_bytes: HBM that it would take, none if the message did not say.
-      available_bytes: HBM that there is, none if the message did not say.
-      message: The compiler's own words.
+      needed_bytes: HBM that it would take, None if the message does not say.
+      available_bytes: HBM that there is, None if the message does not say.
+      message: The compiler's message.
     """
 
     needed_bytes: int | None
@@ -48,7 +46,7 @@ class Refusal:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What the compiler says of one program on one chip.
+    """What the compiler reports of one program on one chip.
 
     Attributes:
       argument_bytes: Arguments.
@@ -89,7 +87,7 @@ class Figures:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Figures":
-        """Reads what `dataclasses.asdict` gave."""
+        """Read what `dataclasses.asdict` returned."""
         refused = tree.get("refused")
         return cls(**{**tree, "refused": Refusal(**refused) if refused else None})
 
@@ -101,42 +99,43 @@ class Job:
     Attributes:
       recipe: The recipe.
       mends: The fixes of Tunix in place.
-      place: Name of the slice.
+      slice: Name of the slice.
       program: Name of the program, or `resident`.
-      rows: Sequences in one call.
+      sequences: Sequences in one call.
     """
 
     recipe: recipe_lib.Recipe
     mends: upstream.Fixes
-    place: str
+    slice: str
     program: str
-    rows: int
+    sequences: int
 
     @property
-    def _fixes(self) -> list[str] | None:
+    def fixes(self) -> list[str] | None:
+        """Ids of the fixes; None for stock Tunix."""
         return None if self.mends.stock else list(self.mends)
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives plain JSON values."""
+        """Return plain JSON values."""
         return {
             "recipe": recipe_lib.to_dict(self.recipe),
-            "mends": self._fixes,
-            "place": self.place,
+            "mends": self.fixes,
+            "slice": self.slice,
             "program": self.program,
-            "rows": self.rows,
+            "sequences": self.sequences,
         }
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Job":
-        """Reads what `to_dict` gave."""
+        """Read what `to_dict` returned."""
         return cls(
             recipe=recipe_lib.from_dict(tree["recipe"]),
             mends=(
                 upstream.STOCK if tree["mends"] is None else upstream.Fixes(tuple(tree["mends"]))
             ),
-            place=tree["place"],
+            slice=tree["slice"],
             program=tree["program"],
-            rows=tree["rows"],
+            sequences=tree["sequences"],
         )
 
 
@@ -161,8 +160,8 @@ class Store:
         batching = job.recipe.batching
         return {
             "program": job.program,
-            "rows": job.rows,
-            "place": job.place,
+            "sequences": job.sequences,
+            "slice": job.slice,
             "recipe": {
                 group: {k: v for k, v in values.items() if k not in _NO_PROGRAM.get(group, ())}
                 if isinstance(values, Mapping)
@@ -173,22 +172,23 @@ class Store:
             "max_steps": accounting.max_steps(job.recipe),
             "accumulation": batching.mini_batch // batching.train_micro_batch,
             "mini_batch": batching.mini_batch if job.program == "resident" else None,
-            "mends": job._fixes,
+            "mends": job.fixes,
             "versions": self._versions,
             "flags": self.compiler_flags,
             "sources": self._sources,
         }
 
-    def program_key(self, place: str, text: str) -> dict[str, Any]:
+    def program_key(self, slice_: str, text: str) -> dict[str, Any]:
         """Return all that determines the compiler's answer to a lowered program.
 
         Args:
-          place: Name of the slice.
+          slice_: Name of the slice.
           text: Digest of the lowered text.
         """
         return {
             "text": text,
-            "place": place,
+            # Under another name, all that was ever compiled would be compiled again.
+            "place": slice_,
             "versions": self._versions,
             "flags": self.compiler_flags,
         }
@@ -198,16 +198,16 @@ class Store:
         found = _read(self._job_path(job), self.key(job))
         if found is None or "text" not in found:
             return found
-        return self.get_program(job.place, found["text"])
+        return self.get_program(job.slice, found["text"])
 
-    def get_program(self, place: str, text: str) -> dict[str, Any] | None:
+    def get_program(self, slice_: str, text: str) -> dict[str, Any] | None:
         """Return the answer saved for a lowered program, or `None`.
 
         Args:
-          place: Name of the slice.
+          slice_: Name of the slice.
           text: Digest of the lowered text.
         """
-        return _read(self._program_path(place, text), self.program_key(place, text))
+        return _read(self._program_path(slice_, text), self.program_key(slice_, text))
 
     def put(self, job: Job, answer: Mapping[str, Any], text: str | None = None) -> None:
         """Save an answer.
@@ -224,36 +224,20 @@ class Store:
             self._write(self._job_path(job), self.key(job), answer)
             return
         # The answer first: a job must never lead to one that is not there.
-        path = self._program_path(job.place, text)
-        self._write(path, self.program_key(job.place, text), answer)
+        path = self._program_path(job.slice, text)
+        self._write(path, self.program_key(job.slice, text), answer)
         self._write(self._job_path(job), self.key(job), {"text": text})
 
     def _write(self, path: pathlib.Path, key: Any, answer: Mapping[str, Any]) -> None:
         content = json.dumps({"key": key, "answer": dict(answer)}, indent=1) + "\n"
-        temporary = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Two plans may save the same answer at once: each under a name of its own.
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False
-            ) as file:
-                temporary = pathlib.Path(file.name)
-                file.write(content)
-            os.replace(temporary, path)
-        except OSError as error:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-            raise errors.HarnessError(
-                f"the cache folder {path.parent} cannot be written ({error.strerror}): set "
-                "PPO_HARNESS_CACHE to one that can"
-            ) from None
+        with cache.replacing(path) as file:
+            file.write(content.encode())
 
     def _job_path(self, job: Job) -> pathlib.Path:
-        return self.folder / f"{job.program}-{job.rows}-{_digest(self.key(job))}.json"
+        return self.folder / f"{job.program}-{job.sequences}-{_digest(self.key(job))}.json"
 
-    def _program_path(self, place: str, text: str) -> pathlib.Path:
-        return self.folder / "programs" / f"{_digest(self.program_key(place, text))}.json"
+    def _program_path(self, slice_: str, text: str) -> pathlib.Path:
+        return self.folder / "programs" / f"{_digest(self.program_key(slice_, text))}.json"
 
 
 def _digest(key: Mapping[str, Any]) -> str:
@@ -272,5 +256,5 @@ def _read(path: pathlib.Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Gives the versions of the packages that determine a program."""
+    """Return the versions of the packages that determine a program."""
     return environment.versions(_PACKAGES)

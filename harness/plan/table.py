@@ -12,28 +12,28 @@ GIB = 2**30
 
 
 def render(plan: Mapping[str, Any]) -> Group:
-    """Lays a plan out.
+    """Lay a plan out.
 
     Args:
-      plan: As `planning.make` gives it.
+      plan: From `planning.make`.
 
     Returns:
       Something that rich prints.
     """
     parts: list[Any] = [_programs(plan), _phases(plan), _resident(plan)]
     if plan["walls"]:
-        parts.append(_walls(plan))
+        parts.append(_largest(plan))
     parts += [_bounds(plan), _recommendation(plan)]
     what = plan["recommendation"]["what_else"]
     if what:
         parts.append(_what_else(what))
-    parts += [Text(line) for line in _words(plan)]
+    parts += [Text(line) for line in _sentences(plan)]
     return Group(*parts)
 
 
 def gib(size: int | None) -> str:
-    """Writes bytes in GiB."""
-    return "not told" if size is None else f"{size / GIB:.2f}"
+    """Write bytes in GiB."""
+    return "not reported" if size is None else f"{size / GIB:.2f}"
 
 
 def _programs(plan: Mapping[str, Any]) -> Table:
@@ -86,8 +86,8 @@ def _resident(plan: Mapping[str, Any]) -> Table:
     return table
 
 
-def _walls(plan: Mapping[str, Any]) -> Table:
-    table = Table(title="walls: sequences in one call")
+def _largest(plan: Mapping[str, Any]) -> Table:
+    table = Table(title="largest micro-batches that fit: sequences in one call")
     for name in ("program", "here", "compiles", "refused", "beside the rest, about"):
         table.add_column(name, justify="left" if name == "program" else "right")
     for each in plan["walls"]:
@@ -159,22 +159,22 @@ def _what_else(what: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _words(plan: Mapping[str, Any]) -> list[str]:
+def _sentences(plan: Mapping[str, Any]) -> list[str]:
     roofline, found = plan["roofline"], plan["recommendation"]
     upstream = plan["upstream"]
-    said = [
+    lines = [
         f"Tunix {upstream['version']} ({upstream['mode']}) on {plan['chip']}; at least "
         f"{roofline['seconds']:.0f} s for the run's global steps, most of it in the "
         f"{roofline['dominated_by']}",
     ]
     for each in plan["programs"]:
         if each["refused"]:
-            said.append(f"{each['name']} of {each['micro_batch']}: {each['refused']['message']}")
-    said += [f"changes the algorithm: {each}" for each in found["changes_the_algorithm"]]
+            lines.append(f"{each['name']} of {each['micro_batch']}: {each['refused']['message']}")
+    lines += [f"changes the algorithm: {each}" for each in found["changes_the_algorithm"]]
     if found["nothing_fits"]:
-        said.append(
+        lines.append(
             f"no size of {', '.join(found['nothing_fits'])} fits beside what lives on the chip: "
             "take more chips (sharding.fsdp), or see what else would pay"
         )
-    said.append("the plan fits" if plan["fits"] else "the plan does NOT fit")
-    return said
+    lines.append("the plan fits" if plan["fits"] else "the plan does NOT fit")
+    return lines

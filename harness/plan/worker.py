@@ -19,10 +19,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from harness import hardware, jsonlines
 from harness.errors import HarnessError
-from harness.plan import chips, store
+from harness.plan import store
 
-GIB = 2**30
 _HBM = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")
 _REFUSALS = ("RESOURCE_EXHAUSTED", "FAILED_PRECONDITION")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -35,16 +35,16 @@ _OF_COMPILERS = re.compile(
 )
 
 
-def surroundings(place: chips.Slice) -> dict[str, str]:
+def surroundings(slice_: hardware.Slice) -> dict[str, str]:
     """Return the variables with which libtpu compiles for chips that are not here.
 
     Args:
-      place: The chips.
+      slice_: The chips.
     """
     return {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": place.name,
+        "TPU_ACCELERATOR_TYPE": slice_.name,
         "TPU_WORKER_HOSTNAMES": "localhost",
         # Without it a lock file that another process left ends this one.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -53,26 +53,26 @@ def surroundings(place: chips.Slice) -> dict[str, str]:
     }
 
 
-def environment(place: chips.Slice, flags: str, outside: Mapping[str, str]) -> dict[str, str]:
+def environment(slice_: hardware.Slice, flags: str, outside: Mapping[str, str]) -> dict[str, str]:
     """Return the whole environment of a worker, in which nothing of the user's decides.
 
     Args:
-      place: The chips.
+      slice_: The chips.
       flags: Flags for the TPU compiler.
       outside: The environment of the process that starts it.
     """
     found = {name: each for name, each in outside.items() if not _OF_COMPILERS.fullmatch(name)}
-    return {**found, **surroundings(place), **({"LIBTPU_INIT_ARGS": flags} if flags else {})}
+    return {**found, **surroundings(slice_), **({"LIBTPU_INIT_ARGS": flags} if flags else {})}
 
 
-def not_passed_on(place: chips.Slice, outside: Mapping[str, str]) -> tuple[str, ...]:
+def not_passed_on(slice_: hardware.Slice, outside: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the variables that a worker does not get as they are outside.
 
     Args:
-      place: The chips.
+      slice_: The chips.
       outside: The environment of the process that starts it.
     """
-    own = surroundings(place)
+    own = surroundings(slice_)
     return tuple(
         name
         for name, value in sorted(outside.items())
@@ -92,10 +92,10 @@ def _is_installed_compiler(path: str) -> bool:
 
 
 def refusal(message: str) -> store.Refusal:
-    """Reads the compiler's message that a program does not fit.
+    """Read the compiler's message that a program does not fit.
 
     Args:
-      message: As the error says it.
+      message: Of the error.
 
     Returns:
       The refusal.
@@ -142,8 +142,10 @@ class Worker:
         self._lowered = None
         learner = self._learner(job)
         if job.program == "resident":
-            return {"answer": resident.describe(learner, job.rows, job.recipe.batching.mini_batch)}
-        self._lowered = programs.lower(learner, job.program, job.rows)  # type: ignore[arg-type]
+            return {
+                "answer": resident.describe(learner, job.sequences, job.recipe.batching.mini_batch)
+            }
+        self._lowered = programs.lower(learner, job.program, job.sequences)  # type: ignore[arg-type]
         return {"text": digest(self._lowered)}
 
     def compile(self) -> dict[str, Any]:
@@ -197,16 +199,16 @@ class Worker:
         return self._built[1]
 
 
-def topology(place: chips.Slice) -> Sequence[Any]:
+def topology(slice_: hardware.Slice) -> Sequence[Any]:
     """Load the TPU compiler and return the devices of a slice that is not here.
 
     Args:
-      place: The chips.
+      slice_: The chips.
     """
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(
-        str(place.topology), platform="tpu", chips_per_host_bounds=place.bounds
+        slice_.topology, platform="tpu", chips_per_host_bounds=slice_.bounds
     ).devices
 
 
@@ -214,7 +216,7 @@ def digest(lowered: Any) -> str:
     """Digest a lowered program, so that equal digests mean equal programs.
 
     Args:
-      lowered: What `jax.jit(...).lower` gives.
+      lowered: From `jax.jit(...).lower`.
 
     Returns:
       SHA-256 of its StableHLO, which holds no locations in the sources, and of the compiler's
@@ -228,7 +230,7 @@ def digest(lowered: Any) -> str:
 
 
 def host_bytes() -> int:
-    """Gives the most memory that this process ever held."""
+    """Return the most memory that this process ever held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -258,16 +260,14 @@ def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
                 "crash": f"{type(error).__name__}: {error}",
                 "traceback": traceback.format_exc(),
             }
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
+        jsonlines.write(replies, reply)
 
 
 def main() -> None:
     """Serve on the standard streams."""
-    place = chips.find(sys.argv[1])
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    serve(Worker(topology(place)), sys.stdin, replies)
+    slice_ = hardware.find_slice(sys.argv[1])
+    replies = jsonlines.own_stdout()
+    serve(Worker(topology(slice_)), sys.stdin, replies)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from harness.measure import compiles
 from harness.upstream import donation, hooks, temperature
 from harness.upstream import learner as learner_lib
 
-NAMES = ("prefill", "decode", "old_logps", "values", "advantages", "actor_step", "critic_step")
+NAMES = ("prefill", "decode", "logps", "values", "advantages", "actor_step", "critic_step")
 
 # No token has it, so that a decode that waits for it runs to its limit.
 _NO_TOKEN = -1
@@ -211,7 +211,7 @@ def _recording(cluster: Any, found: dict[str, Program]) -> Iterator[None]:
             stack.enter_context(hooks.JITTED.wrapped(score, noting("values")))
         stack.enter_context(hooks.PREFILL.wrapped(cluster, noting("prefill")))
         stack.enter_context(hooks.DECODE.wrapped(cluster, noting("decode")))
-        stack.enter_context(temperature.replaced(noting("old_logps")))
+        stack.enter_context(temperature.replaced(noting("logps")))
         stack.enter_context(hooks.ALGORITHMS.wrapped(None, looking_up))
         yield
 

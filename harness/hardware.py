@@ -16,7 +16,6 @@ these GPUs unless a precision is asked for, so those are the float32 rates here.
 import dataclasses
 
 from harness import errors
-from harness import recipe as recipe_lib
 
 GIB = 2**30
 
@@ -28,10 +27,11 @@ class Chip:
     Attributes:
       name: Its family.
       hbm_bytes: Bytes of HBM that a program may use on one chip: for a TPU what
-        its compiler gives, which is a little less than what is sold.
+        its compiler allows, which is a little less than what is sold.
       bf16_flops: Multiply-adds of bfloat16 a second, times two.
       fp32_flops: The same for float32 operands at XLA's default precision.
       bandwidth: Bytes a second between HBM and the chip.
+      device_kind: `jax.Device.device_kind` of it; None where JAX has no name.
     """
 
     name: str
@@ -39,9 +39,10 @@ class Chip:
     bf16_flops: float
     fp32_flops: float
     bandwidth: float
+    device_kind: str | None = None
 
     def flops(self, dtype: str) -> float:
-        """Gives the rate for operands of a recipe's `model.dtype`."""
+        """Return the rate for operands of a recipe's `model.dtype`."""
         return self.bf16_flops if dtype == "bfloat16" else self.fp32_flops
 
 
@@ -53,23 +54,24 @@ class Slice:
       name: As on the command line.
       chip: Each of them.
       count: How many.
-      topology: The compiler's name for their arrangement, none where it has none.
+      topology: The compiler's name for their arrangement.
       bounds: Chips of one host along each axis.
     """
 
     name: str
     chip: Chip
     count: int
-    topology: str | None
+    topology: str
     bounds: tuple[int, int, int]
 
 
-V6E = Chip("v6e", int(31.25 * GIB), 918e12, 918e12, 1638e9)
-V5E = Chip("v5e", int(15.75 * GIB), 197e12, 197e12, 819e9)
-V5P = Chip("v5p", int(95.74 * GIB), 459e12, 459e12, 2765e9)
-H100 = Chip("h100", 80 * 10**9, 989e12, 494e12, 3350e9)
-H200 = Chip("h200", 141 * 10**9, 989e12, 494e12, 4800e9)
+V6E = Chip("v6e", int(31.25 * GIB), 918e12, 918e12, 1638e9, "TPU v6 lite")
+V5E = Chip("v5e", int(15.75 * GIB), 197e12, 197e12, 819e9, "TPU v5 lite")
+V5P = Chip("v5p", int(95.74 * GIB), 459e12, 459e12, 2765e9, "TPU v5")
+H100 = Chip("h100", 80 * 10**9, 989e12, 494e12, 3350e9, "NVIDIA H100 80GB HBM3")
+H200 = Chip("h200", 141 * 10**9, 989e12, 494e12, 4800e9, "NVIDIA H200")
 
+CHIPS = (V5E, V6E, V5P, H100, H200)
 # A v5p is named by its cores, of which a chip has two.
 SLICES = {
     each.name: each
@@ -82,17 +84,13 @@ SLICES = {
         Slice("v5p-8", V5P, 4, "v5p:2x2x1", (2, 2, 1)),
     )
 }
-BOUNDS_ONLY = (H100, H200)
 
 
-def find(name: str) -> Slice:
-    """Looks a slice up.
+def find_slice(name: str) -> Slice:
+    """Return the slice of a name.
 
     Args:
       name: As on the command line.
-
-    Returns:
-      The slice.
 
     Raises:
       HarnessError: There is none of that name; the message lists them.
@@ -102,19 +100,19 @@ def find(name: str) -> Slice:
     return SLICES[name]
 
 
-def check_mesh(place: Slice, sharding: recipe_lib.Sharding) -> None:
-    """Refuses a mesh that does not lie over all chips of a slice.
+def slice_of(device_kind: str, count: int) -> Slice | None:
+    """Return the slice that devices make up, None where `plan` has no such slice.
 
     Args:
-      place: The slice.
-      sharding: Sizes of the mesh.
-
-    Raises:
-      HarnessError: Their product is not the number of chips.
+      device_kind: What JAX calls each of them.
+      count: How many there are.
     """
-    if sharding.fsdp * sharding.tp != place.count:
-        raise errors.HarnessError(
-            f"the mesh of fsdp {sharding.fsdp} x tp {sharding.tp} does not divide the "
-            f"{place.count} chip(s) of {place.name}: set sharding.fsdp and sharding.tp so that "
-            f"their product is {place.count}"
-        )
+    for each in SLICES.values():
+        if each.chip.device_kind == device_kind and each.count == count:
+            return each
+    return None
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """Return the chip that JAX calls by a `device_kind`, None where it is not known."""
+    return next((each for each in CHIPS if each.device_kind == device_kind), None)
