@@ -12,7 +12,9 @@ from .conftest import small_recipe
 
 
 def job(*assignments: str, program: str = "logps", sequences: int = 4, **changes: Any) -> store.Job:
-    found = store.Job(small_recipe(*assignments), upstream.Fixes(("a-fix",)), "v6e-1", program, sequences)
+    found = store.Job(
+        small_recipe(*assignments), upstream.Fixes(("a-fix",)), "v6e-1", program, sequences
+    )
     return dataclasses.replace(found, **changes)
 
 

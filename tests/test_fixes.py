@@ -1,5 +1,6 @@
 """Fixes are a list that may be empty; what a run needs is there without any."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from harness import errors, pipeline, progress, upstream
 from tests import killing
 from tests.conftest import small_recipe
+from tests.test_cli import call
 from tests.test_resume import Killed, at
 
 
@@ -108,3 +110,28 @@ def test_without_any_fix_a_reward_that_is_not_finite_stops_the_run(own_cache, tm
     (saved,) = pathlib.Path(tmp_path / "out" / "not_finite").iterdir()
     with np.load(saved) as batch:
         assert np.flatnonzero(~np.isfinite(batch["scores"])).tolist() == [2]
+
+
+@pytest.mark.parametrize("command", ["run", "check", "plan"])
+def test_a_command_refuses_fixes_that_cannot_be_chosen(command, capsys, tmp_path):
+    out = ("--out", tmp_path / "out") if command == "run" else ()
+    code, _, err = call(capsys, command, *out, "--fixes", "all,-no-such")
+    *_, line = err.splitlines()  # a plan says first which variables it does not pass on
+    assert (code, line[:7]) == (2, "error: ")
+    assert "no-such" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_check_without_a_fix_finds_the_issue_and_no_other(capsys, tmp_path):
+    path = tmp_path / "check.json"
+    code, _, _ = call(
+        capsys,
+        *("check", "--only", "top-p-none", "--only", "seeds-are-kept"),
+        *("--fixes", "all,-top-p-none-greedy", "--json", path),
+    )
+    assert code == 0
+    found = json.loads(path.read_text())
+    assert {each["id"]: each["status"] for each in found["properties"]} == {
+        "top-p-none": "known-defect",
+        "seeds-are-kept": "pass",
+    }

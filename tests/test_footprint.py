@@ -47,9 +47,7 @@ def test_weights_are_counted_as_the_published_layout_has_them(changes):
 def test_the_count_is_what_training_keeps(changes):
     recipe = recipe_lib.load("tiny", assignments=(*SMALL, *changes))
     mesh = models.make_mesh(recipe.sharding)
-    fixes = upstream.Fixes(
-        ("model-not-donated", "policy-anchored", "lora-critic-head-frozen")
-    )
+    fixes = upstream.Fixes(("model-not-donated", "policy-anchored", "lora-critic-head-frozen"))
     learner = programs.abstract_learner(recipe, mesh, fixes)
     kept = {each.name: each.bytes for each in programs.resident(learner)}
     found = footprint.of(recipe)

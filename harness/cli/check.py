@@ -15,6 +15,7 @@ from harness.files import write_whole
 @click.command()
 @click.option("--only", multiple=True, metavar="ID", help="One property; may be repeated.")
 @options.upstream("Fix known issues of the installed Tunix, or leave it as it is.")
+@options.fixes
 @click.option("--slow", is_flag=True, help="Look also at properties that take minutes.")
 @click.option("--reproduce", is_flag=True, help="Run each known issue's own script too.")
 @click.option("--explain", metavar="ID", help="Print a property, or a known issue with its script.")
@@ -28,6 +29,7 @@ from harness.files import write_whole
 def check(
     only: tuple[str, ...],
     mode: Any,
+    fixes: str,
     slow: bool,
     reproduce: bool,
     explain: str | None,
@@ -56,6 +58,7 @@ def check(
     with console.status("recording a training run") as status:
         report = conformance.check(
             mode,
+            fixes=fixes,
             only=only,
             slow=slow,
             reproduce=reproduce,

@@ -33,6 +33,13 @@ force = click.option(
 assignment = click.option(
     "--set", "assignments", multiple=True, metavar="A.B=V", help="One field changed."
 )
+fixes = click.option(
+    "--fixes",
+    default="all",
+    show_default=True,
+    metavar="WHICH",
+    help="Which known issues are fixed: all, none, all,-ID,-ID or ID,ID.",
+)
 
 
 def upstream(description: str, *, default: str | None = "mended") -> Callable[[_Command], _Command]:

@@ -49,6 +49,7 @@ from harness.files import write_whole
     help="With --recommend, compile what a line predicts not to fit, too.",
 )
 @options.upstream("Plan for Tunix as `run` fixes it, or as it is.")
+@options.fixes
 @click.option("--workers", type=click.IntRange(1, 8), help="Compilers side by side.")
 @click.option(
     "--compiler-flags",
@@ -66,6 +67,7 @@ def plan(
     allow: tuple[str, ...],
     certain: bool,
     mode: Any,
+    fixes: str,
     workers: int | None,
     compiler_flags: str,
     json_file: pathlib.Path | None,
@@ -92,7 +94,9 @@ def plan(
 
     answers = store.Store(compiler_flags=compiler_flags)
     with compiler.Compiler(slice_, answers, workers=workers, progress=progress) as compiling:
-        asking = planner.Planner(recipe, mode, compiling, any_mesh=recommended is not None)
+        asking = planner.Planner(
+            recipe, mode, compiling, fixes=fixes, any_mesh=recommended is not None
+        )
         if recommended is not None:
             found = recommend.make(asking, allow=allow, certain=certain, progress=progress)
         else:

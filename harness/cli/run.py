@@ -15,6 +15,7 @@ from harness.cli import common, options, render
 @click.command()
 @options.of_recipe
 @options.upstream("Fix known issues of the installed Tunix, or leave it as it is.")
+@options.fixes
 @options.out
 @click.option(
     "--require-gain",
@@ -35,6 +36,7 @@ from harness.cli import common, options, render
 @options.force
 def run(
     mode: Any,
+    fixes: str,
     out: pathlib.Path,
     require_gain: bool,
     resume: bool,
@@ -48,7 +50,7 @@ def run(
     On SIGTERM the batch in hand is finished, a checkpoint is saved, and the
     exit code is 143; a second one ends the run at once.
     """
-    recipe, mode = _recipe_of_run(mode, out, resume, recipe_options)
+    recipe, mode, fixes = _recipe_of_run(mode, fixes, out, resume, recipe_options)
     if not (resume and (out / "result.json").exists()):
         downloads.check(recipe)
     common.quiet_libraries()
@@ -64,6 +66,7 @@ def run(
             recipe,
             out,
             mode=mode,
+            fixes=fixes,
             console=console,
             resume=resume,
             stop=stop,
@@ -75,16 +78,16 @@ def run(
 
 
 def _recipe_of_run(
-    mode: Any, out: pathlib.Path, resume: bool, recipe_options: dict[str, Any]
-) -> tuple[recipe_lib.Recipe, Any]:
-    """Return recipe and mode: those of the run in `out`, if it goes on and none were asked for."""
+    mode: Any, fixes: str, out: pathlib.Path, resume: bool, recipe_options: dict[str, Any]
+) -> tuple[recipe_lib.Recipe, Any, str]:
+    """Return recipe, mode and fixes, of the run in `out` if it goes on and none were asked for."""
     if not resume:
-        return options.load_recipe(**recipe_options), mode
+        return options.load_recipe(**recipe_options), mode, fixes
     from harness import progress
 
     found = progress.identity_of(out)
     if found is None:
-        return options.load_recipe(**recipe_options), mode
+        return options.load_recipe(**recipe_options), mode, fixes
     context = click.get_current_context()
 
     def is_set(name: str) -> bool:
@@ -93,4 +96,8 @@ def _recipe_of_run(
     recipe = found.recipe
     if any(is_set(name) for name in recipe_options):
         recipe = options.load_recipe(**recipe_options)
-    return recipe, mode if is_set("mode") else found.mode
+    return (
+        recipe,
+        mode if is_set("mode") else found.mode,
+        fixes if is_set("fixes") else found.fixes,
+    )

@@ -40,6 +40,7 @@ class Planner:
         mode: upstream.Mode,
         compiler: Compiler,
         *,
+        fixes: str = "all",
         any_mesh: bool = False,
     ):
         """Prepare; nothing is compiled yet.
@@ -48,6 +49,7 @@ class Planner:
           recipe: What is planned.
           mode: `mended`, or `stock` for Tunix exactly as installed.
           compiler: Compiles for the slice.
+          fixes: Which fixes are in place: `all`, `none`, `all,-ID` or `ID,ID`.
           any_mesh: Whether the recipe's mesh may lie over other chips, because
             it is going to be chosen.
 
@@ -59,7 +61,7 @@ class Planner:
         self.recipe, self.compiler = recipe, compiler
         self.mode: upstream.Mode = mode
         self.slice = compiler.slice
-        self.mends = upstream.mends(mode)
+        self.mends = upstream.mends(mode, fixes)
 
     def sequences(self, program: str) -> int:
         """Return the recipe's own size of a program."""
