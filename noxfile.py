@@ -16,7 +16,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["unit"]
 
 CONSTRAINTS = str(pathlib.Path(__file__).with_name("constraints.txt"))
-# Releases of Tunix that the tests pass on; the ledger says what is wrong in each.
+# Releases of Tunix that the tests pass on; the registry says what is wrong in each.
 RELEASES = ("0.1.6", "0.1.7")
 CPU = {"JAX_PLATFORMS": "cpu"}
 # Small programs spend their time in the compiler, not in what it makes faster.
@@ -27,14 +27,14 @@ CONFORMANCE = {
 
 
 def install(session: nox.Session, *extras: str) -> None:
-    """Installs the harness with extras, everything as pinned, build tools too."""
+    """Install the harness with extras, everything as pinned, build tools too."""
     target = f".[{','.join(extras)}]" if extras else "."
     env = {"PIP_BUILD_CONSTRAINT": CONSTRAINTS, "UV_BUILD_CONSTRAINT": CONSTRAINTS}
     pip_install(session, "-c", CONSTRAINTS, "-e", target, env=env)
 
 
 def pip_install(session: nox.Session, *arguments: str, **options: Any) -> None:
-    """Installs packages, or ends with 2: an environment that is missing answers nothing."""
+    """Install packages, or ends with 2: an environment that is missing answers nothing."""
     try:
         session.install(*arguments, **options)
     except nox.command.CommandFailed:  # nox has shown what the installer said
@@ -42,7 +42,7 @@ def pip_install(session: nox.Session, *arguments: str, **options: Any) -> None:
 
 
 def run(session: nox.Session, *command: str, **options: Any) -> None:
-    """Runs a command whose exit code is its answer, and ends with that code.
+    """Run a command whose exit code is its answer, and ends with that code.
 
     nox makes 1 of every failure, and 1 is an answer, "no": that it could not
     be done (2), or crashed (70), must not be taken for it.
@@ -126,7 +126,7 @@ def gpu_e2e(session: nox.Session) -> None:
 
 
 def _has_tpu() -> bool:
-    """Tells whether Linux shows a TPU's device; libtpu is of use with one alone."""
+    """Return whether Linux shows a TPU's device; libtpu is of use with one alone."""
     return any(pathlib.Path("/dev").glob("accel*")) or pathlib.Path("/dev/vfio/0").exists()
 
 
@@ -157,30 +157,30 @@ def rehearse(session: nox.Session) -> None:
 
 @nox.session
 def kill_study(session: nox.Session) -> None:
-    """Kills runs at 20 seeded moments, and holds each resumed run to one never killed."""
+    """Kill runs at 20 seeded moments, and holds each resumed run to one never killed."""
     install(session)
     run(session, "python", "-m", "tests.killing", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
 def mesh_study(session: nox.Session) -> None:
-    """Runs the recipe, a resume included, on every mesh of eight devices, and compares them."""
+    """Run the recipe, a resume included, on every mesh of eight devices, and compares them."""
     install(session)
     run(session, "python", "-m", "tests.meshes", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
 def fix_study(session: nox.Session) -> None:
-    """Takes each fix away by itself, and holds what then fails to the issue that it fixes."""
+    """Take each fix away by itself, and holds what then fails to the issue that it fixes."""
     install(session)
     run(session, "python", "-m", "tests.each_fix", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Every property, slow ones too, and every reproduction, on Tunix stock and mended."""
+    """Every property, slow ones too, and every reproduction, on Tunix stock and patched."""
     install(session)
-    for mode in ("stock", "mended"):
+    for mode in ("stock", "patched"):
         run(
             session,
             *("python", "-m", "harness", "check", "--slow", "--upstream", mode),
@@ -192,7 +192,7 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Times the pieces of a global step; writes runs/bench.json unless told otherwise."""
+    """Time the pieces of a global step; writes runs/bench.json unless told otherwise."""
     install(session)
     arguments = list(session.posargs)
     if not any(each.startswith("--benchmark-json") for each in arguments):
@@ -203,14 +203,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def gate(session: nox.Session) -> None:
-    """Holds this checkout to the stored baselines, or to what `--against` names."""
+    """Hold this checkout to the stored baselines, or to what `--against` names."""
     install(session, "dev")
     run(session, "python", "-m", "harness", "gate", *session.posargs)
 
 
 @nox.session
 def gate_study(session: nox.Session) -> None:
-    """Measures how often the time tier is wrong, and writes docs/gate_study.md; half an hour."""
+    """Measure how often the time tier is wrong, and writes docs/gate_study.md; half an hour."""
     install(session)
     out = pathlib.Path("runs", "gate_study.jsonl")
     study = ("python", "-m", "benchmarks.gate_study")

@@ -88,7 +88,7 @@ def lab(size: tuple[str, str], request: pytest.FixtureRequest) -> Iterator[lab_l
 
 @pytest.fixture
 def timed(benchmark: Any, lab: lab_lib.Lab) -> Any:
-    """Times one of the lab's calls, donated inputs made anew before each round."""
+    """Time one of the lab's calls, donated inputs made anew before each round."""
 
     def time_it(name: str, rounds: int = 10) -> None:
         call = lab.call(name)
@@ -135,7 +135,7 @@ def extra_info(lab: lab_lib.Lab, call: lab_lib.Call, seconds: float) -> dict[str
 
 
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict) -> None:
-    """Adds the conditions by which the gate knows what may be compared."""
+    """Add the conditions by which the gate knows what may be compared."""
     del benchmarks
     recipe = lab_lib.recipe_for(_preset(config), assignments=_assignments(config))
     output_json["harness"] = {

@@ -108,7 +108,7 @@ def work(core: int, more: int) -> None:
 
 
 def collect(out: pathlib.Path, replicates: int, rounds: int, core: int) -> None:
-    """Runs replicates, and appends each to a file as soon as it is there."""
+    """Run replicates, and appends each to a file as soon as it is there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     done = len(out.read_text().splitlines()) if out.exists() else 0
     here = arms.Arm(BASE, "this checkout", ROOT, sys.executable, None)
@@ -163,7 +163,7 @@ def pairs_of(replicates: list[dict[str, Any]], kind: str) -> list[timing.Pair]:
 def gate_runs(
     quiet: list[float], injected: list[float], rules: timing.Rules, runs: int = GATE_RUNS
 ) -> Counter[str]:
-    """Plays whole gate runs on pairs drawn without replacement.
+    """Play whole gate runs on pairs drawn without replacement.
 
     Args:
       quiet: Values of pairs without injected work; each is turned round or not
@@ -206,7 +206,7 @@ def pytest_alarms(pairs: list[timing.Pair], clock: timing.Clock) -> int:
 
 
 def report(replicates: list[dict[str, Any]]) -> str:
-    """Writes the study's page."""
+    """Write the study's page."""
     rules = timing.Rules()
     quiet = [pair.log_ratio(NAME, "cpu") for pair in pairs_of(replicates, "again")]
     rows = []

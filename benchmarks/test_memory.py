@@ -36,7 +36,7 @@ def test_peak(name, size, benchmark, request):
 
 
 def measure(name, dtype, rows, config):
-    """Asks a fresh process for the peak of one program."""
+    """Ask a fresh process for the peak of one program."""
     command = [sys.executable, "-m", "harness.bench.worker", "memory", "--only", name]
     command += ["--preset", config.getoption("--preset"), "--dtype", dtype, "--micro-batch", rows]
     command += [f"--set={each}" for each in config.getoption("assignments")]

@@ -2,7 +2,7 @@
 
 Three trainings of the same recipe and weights live in one process and take
 turns, a global step each: a plain Tunix script, and what `run` does (journal,
-guards and all), with Tunix as installed and with the mends. Only ratios within
+guards and all), with Tunix as installed and with the fixes. Only ratios within
 a turn are looked at, so that what else the machine does meanwhile meets all
 three alike.
 """
@@ -30,7 +30,7 @@ from tunix.rl.rollout import base_rollout
 from harness import data, models, pipeline, progress, rewards, training, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
-from harness.upstream import backends
+from harness.upstream.engine import backends
 
 WARM_UP, TURNS = 4, 48
 
@@ -68,7 +68,7 @@ class Turns:
         self._wait(name)
 
     def end(self, name: str) -> None:
-        """Takes a learner out of the order, whether it ended well or not."""
+        """Take a learner out of the order, whether it ended well or not."""
         with self._changed:
             self._ended.add(name)
             self._skip()
@@ -186,7 +186,7 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
         plain_learner(recipe, mesh, actor, critic, tok, str(tmp_path / "plain")).train(batches)
 
     def as_run_does(mode: upstream.Mode, actor: Any, critic: Any, batches: Iterator[Any]) -> None:
-        mends = upstream.mends(mode)
+        fixes = upstream.choose_fixes(mode)
         with progress.claim(tmp_path / mode, recipe, mode, {}) as kept:
             training.train(
                 recipe,
@@ -196,7 +196,7 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
                     upstream.make_cluster, mesh=mesh, actor=actor, critic=critic, tokenizer=tok
                 ),
                 rewards.build(recipe.reward),
-                mends=mends,
+                fixes=fixes,
                 kept=kept,
                 options=training.Options(),
             )
@@ -204,7 +204,7 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
     trainings: dict[str, Callable[[Any, Any, Iterator[Any]], None]] = {
         "plain": plain,
         "stock": functools.partial(as_run_does, "stock"),
-        "mended": functools.partial(as_run_does, "mended"),
+        "patched": functools.partial(as_run_does, "patched"),
     }
     pairs = {name: pieces() for name in trainings}
     turns = Turns(list(trainings), rounds=len(source) - 1)
@@ -225,7 +225,7 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
     for clock, found in (("wall", turns.wall), ("cpu", turns.cpu)):
         seconds = {name: each[WARM_UP:] for name, each in found.items()}
         assert {len(each) for each in seconds.values()} == {TURNS}
-        for name in ("stock", "mended"):
+        for name in ("stock", "patched"):
             middle, low, high = ratio(seconds[name], seconds["plain"])
             benchmark.extra_info[f"{name}_to_plain_{clock}"] = middle
             benchmark.extra_info[f"{name}_to_plain_{clock}_ci95"] = [low, high]

@@ -98,7 +98,7 @@ class Account:
     surprises: tuple[Surprise, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the account as plain JSON values."""
+        """Return the account as plain JSON values."""
         tree = dataclasses.asdict(self)
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in tree.items()
@@ -172,7 +172,7 @@ def checkpoint_steps(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> t
     """Optimizer steps that are saved: the first, every interval, and the last.
 
     Each at the end of its batch: from within one nothing can be gone on from.
-    Unmended, a checkpoint is made at the very step that falls due.
+    With stock Tunix a checkpoint is made at the very step that falls due.
     """
     batch, last = optimizer_steps_per_batch(recipe), optimizer_steps(recipe, overshoots=overshoots)
     interval = recipe.checkpoints.save_interval_steps
@@ -183,7 +183,7 @@ def checkpoint_steps(recipe: recipe_lib.Recipe, *, overshoots: bool = True) -> t
 def account(
     recipe: recipe_lib.Recipe, *, overshoots: bool = True, one_policy: bool = True
 ) -> Account:
-    """Works out what a recipe will do.
+    """Work out what a recipe will do.
 
     Args:
       recipe: The recipe.
@@ -310,7 +310,7 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
         (
             min(groups) < batching.batch,
             "whitening-group",
-            f"Unmended, advantages are whitened over {min(groups)} sequences, not over the batch "
+            f"Stock, advantages are whitened over {min(groups)} sequences, not over the batch "
             f"of {batching.batch}: the micro-batch sizes change the algorithm. Setting "
             "batching.rollout_micro_batch or batching.logps_micro_batch to the mini-batch "
             "whitens over the mini-batch.",
@@ -318,21 +318,21 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
         (
             mini_batches > 1,
             "mini-batches-are-on-policy",
-            f"Unmended, each mini-batch is sampled after the update from the one before: this is "
+            f"Stock, each mini-batch is sampled after the update from the one before: this is "
             f"{mini_batches} on-policy batches of {batching.mini_batch}, not {mini_batches} "
             f"updates from one batch of {batching.batch}.",
         ),
         (
             batching.train_micro_batch < batching.mini_batch,
             "micro-batch-changes-gradient",
-            "Unmended, the policy loss is a token mean in each micro-batch of "
+            "Stock, the policy loss is a token mean in each micro-batch of "
             f"{batching.train_micro_batch}, then a mean over micro-batches: with "
             "completions of unequal length the gradient depends on batching.train_micro_batch.",
         ),
         (
             rollout.temperature != 1.0,
             "temperature-off-policy",
-            f"Unmended, completions are sampled at temperature {rollout.temperature:g}, but old "
+            f"Stock, completions are sampled at temperature {rollout.temperature:g}, but old "
             "and new log-probs are computed at 1: the ratio is not of the policy that sampled.",
         ),
         (
@@ -349,7 +349,7 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
         (
             ppo.beta > 0 and rollout.temperature != 1.0,
             "kl-at-two-temperatures",
-            "Unmended, the KL penalty compares the reference at temperature "
+            "Stock, the KL penalty compares the reference at temperature "
             f"{rollout.temperature:g} with the policy at 1: it is not zero even where they are "
             "the same model.",
         ),

@@ -53,7 +53,7 @@ class BrokenPipe(Exception):
     """
 
     def __init__(self, error: BrokenPipeError):
-        """Takes the error."""
+        """Take the error."""
         super().__init__(str(error))
         self.error = error
 

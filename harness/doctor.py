@@ -33,7 +33,7 @@ class Check:
       name: What was looked at.
       status: `ok`; `warn` where something is amiss that does not stop the
         recipe; `missing` where it does.
-      detail: What was found, and what mends it. Never holds a credential.
+      detail: What was found, and what remedies it. Never holds a credential.
     """
 
     name: str
@@ -53,16 +53,16 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Tells whether nothing is missing."""
+        """Whether nothing is missing."""
         return all(check.status != "missing" for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives plain JSON values: `ok`, and `checks` as objects."""
+        """Return plain JSON values: `ok`, and `checks` as objects."""
         return {"ok": self.ok, "checks": [dataclasses.asdict(check) for check in self.checks]}
 
 
 def examine(recipe: Recipe | None = None, *, defects: Sequence[Check] = ()) -> Report:
-    """Looks at interpreter, packages, devices, memory, credentials and data.
+    """Look at interpreter, packages, devices, memory, credentials and data.
 
     Nothing is downloaded, and no credential is read: only whether there is
     one. The trainer is not imported.
@@ -90,7 +90,7 @@ def examine(recipe: Recipe | None = None, *, defects: Sequence[Check] = ()) -> R
 
 
 def require(device: str) -> None:
-    """Refuses a machine without the device.
+    """Refuse a machine without the device.
 
     Args:
       device: `tpu` or `gpu`.
@@ -133,7 +133,7 @@ def _packages() -> list[Check]:
 
 
 def package(requirement: Requirement) -> Check:
-    """Compares an installed package with the range that is supported.
+    """Compare an installed package with the range that is supported.
 
     Args:
       requirement: A name and a range.
@@ -193,7 +193,7 @@ def _memory(recipe: Recipe | None) -> Check:
 
 
 def _kaggle(recipe: Recipe | None, env: Mapping[str, str]) -> Check:
-    """Looks where kagglehub looks, at names and sizes alone."""
+    """Look where kagglehub looks, at names and sizes alone."""
     check = functools.partial(Check, "kaggle credentials")
     folder = pathlib.Path.home() / ".kaggle"
     legacy = pathlib.Path(env.get("KAGGLE_CONFIG_DIR") or folder) / "kaggle.json"

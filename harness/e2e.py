@@ -106,7 +106,7 @@ def plan(recipe: recipe_lib.Recipe, name: str, mode: str) -> dict[str, Any] | No
     Args:
       recipe: The recipe.
       name: The slice, such as `v6e-1`.
-      mode: `mended` or `stock`.
+      mode: `patched` or `stock`.
 
     Returns:
       What `plan --json` writes; None if this installation has no `plan`.

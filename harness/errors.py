@@ -1,10 +1,10 @@
-"""The errors a person sees: a sentence that names the thing and the mend."""
+"""The errors a person sees: a sentence that names the thing and the remedy."""
 
 
 class HarnessError(Exception):
     """A request that cannot be carried out as given.
 
-    The message is one sentence naming what is wrong and what mends it. The
+    The message is one sentence naming what is wrong and what remedies it. The
     command line prints it without a traceback and exits with `exit_code`.
     """
 
@@ -19,7 +19,7 @@ class CrashedElsewhere(Exception):
     """
 
     def __init__(self, message: str, *reports: str):
-        """Takes the sentence to show, and what else there is."""
+        """Take the sentence to show, and what else there is."""
         super().__init__(message)
         self.reports = reports
 

@@ -61,7 +61,7 @@ class Evaluation:
     samples: tuple[Sample, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the figures, without samples, as plain JSON values."""
+        """Return the figures, without samples, as plain JSON values."""
         tree = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del tree["samples"]
         return {
@@ -69,12 +69,12 @@ class Evaluation:
         }
 
     def keep(self) -> dict[str, Any]:
-        """Gives all of it, samples too, as plain JSON values."""
+        """Return all of it, samples too, as plain JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def kept(cls, tree: Mapping[str, Any]) -> "Evaluation":
-        """Reads what `keep` gave, also from JSON."""
+        """Read what `keep` gave, also from JSON."""
         samples = tuple(Sample(**each) for each in tree["samples"])
         intervals = {
             name: (float(tree[name][0]), float(tree[name][1]))
@@ -97,7 +97,7 @@ class ScoringFailedError(rewards.RewardFailedError):
         problems: tuple[int, int],
         batch: Mapping[str, Any],
     ):
-        """Stores on what the function failed."""
+        """Store on what the function failed."""
         super().__init__(str(error), error.traceback)
         self.problems = problems
         self.batch = batch
@@ -123,7 +123,7 @@ def evaluate(
     stage: str = "evaluation",
     on_batch: Callable[[int], None] = lambda problems: None,
 ) -> Evaluation:
-    """Answers every test problem and scores the answers.
+    """Answer every test problem and scores the answers.
 
     A problem counts as solved if any of the passes is right, as in the
     reference recipe. The noise of a batch follows from the recipe's seed, the
@@ -199,7 +199,7 @@ def _judged(
 
 
 def interval(hits: int, total: int) -> tuple[float, float]:
-    """Gives the 95% interval of a share (Wilson 1927, JASA 22, p. 209).
+    """Return the 95% interval of a share (Wilson 1927, JASA 22, p. 209).
 
     Args:
       hits: Number of successes.

@@ -52,8 +52,8 @@ class Result:
       recipe: What was run.
       environment: Versions and devices.
       account: What the arithmetic said beforehand.
-      mode: `mended` or `stock`.
-      mends: Ids of the mends that were applied.
+      mode: `patched` or `stock`.
+      fixes: Ids of the fixes that were applied.
       problems: Number of problems of each split.
       long_prompts: Problems of each split that were dropped for their length.
       warm_start: What supervision did; none for weights from a checkpoint.
@@ -72,7 +72,7 @@ class Result:
     environment: dict[str, Any]
     account: accounting.Account
     mode: upstream.Mode
-    mends: tuple[str, ...]
+    fixes: tuple[str, ...]
     problems: dict[str, int]
     long_prompts: dict[str, int]
     warm_start: warm_start_lib.WarmStart | None
@@ -87,11 +87,11 @@ class Result:
 
     @property
     def gained(self) -> bool:
-        """Tells whether the accuracy rose above its interval before PPO."""
+        """Whether the accuracy rose above its interval before PPO."""
         return self.trained.accuracy > self.baseline.accuracy_ci95[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives `result.json` as plain JSON values."""
+        """Return `result.json` as plain JSON values."""
         return {
             "schema": SCHEMA,
             "recipe": recipe_lib.to_dict(self.recipe),
@@ -100,7 +100,7 @@ class Result:
             "upstream": {
                 "mode": self.mode,
                 "version": upstream.installed_version(),
-                "mends": list(self.mends),
+                "fixes": list(self.fixes),
             },
             "data": {"problems": self.problems, "long_prompts": self.long_prompts},
             "warm_start": self.warm_start and dataclasses.asdict(self.warm_start),
@@ -122,7 +122,7 @@ def run(
     recipe: recipe_lib.Recipe,
     out: pathlib.Path,
     *,
-    mode: upstream.Mode = "mended",
+    mode: upstream.Mode = "patched",
     fixes: str = "all",
     console: Console | None = None,
     resume: bool = False,
@@ -131,13 +131,13 @@ def run(
     log_probs: pathlib.Path | None = None,
     part: parts.Part = parts.unmeasured,
 ) -> Result:
-    """Runs the recipe from data to the second evaluation.
+    """Run the recipe from data to the second evaluation.
 
     Args:
       recipe: What to run.
       out: Folder to make, for `result.json`, `samples.jsonl`, `tensorboard/`,
         `checkpoints/` and `progress/`; it must be empty if it is there.
-      mode: `mended`, or `stock` for Tunix exactly as installed.
+      mode: `patched`, or `stock` for Tunix exactly as installed.
       fixes: Which fixes are in place: `all`, `none`, `all,-ID` or `ID,ID`.
       console: Where progress goes; bars are shown only on a terminal.
       resume: Whether to go on with the run that `out` holds, if any. Stages
@@ -161,7 +161,7 @@ def run(
     console = console or Console(quiet=True)
     show = _Show(console)
     phases = Phases(part=part)
-    mends = upstream.mends(mode, fixes)
+    in_place = upstream.choose_fixes(mode, fixes)
     options = training.Options(
         stop=stop,
         continue_on_nan=continue_on_nan,
@@ -275,7 +275,7 @@ def run(
                     tokenizer=tokenizer,
                 ),
                 reward_fn,
-                mends=mends,
+                fixes=in_place,
                 kept=kept,
                 options=options,
             )
@@ -297,7 +297,7 @@ def run(
             environment=fingerprint,
             account=accounting.account(recipe, overshoots=upstream.standing("max-steps-overshoot")),
             mode=mode,
-            mends=mends.ids,
+            fixes=in_place.ids,
             problems=dict(dataset.problems),
             long_prompts=dict(dataset.long_prompts),
             warm_start=warm,
@@ -320,7 +320,7 @@ def make_policy(
     mesh: jax.sharding.Mesh,
     report: Callable[[str], None] = warnings.warn,
 ) -> gemma3.Gemma3:
-    """Gives the policy before LoRA: random, or from the checkpoint.
+    """Return the policy before LoRA: random, or from the checkpoint.
 
     Args:
       recipe: The model and the seed.
@@ -339,7 +339,7 @@ def make_policy(
 
 
 def write(result: Result, out: pathlib.Path) -> None:
-    """Writes `samples.jsonl`, then `result.json`, each whole or not at all.
+    """Write `samples.jsonl`, then `result.json`, each whole or not at all.
 
     Args:
       result: What was found.
@@ -359,7 +359,7 @@ def _test_problems(recipe: recipe_lib.Recipe, dataset: data.Dataset) -> int:
 
 
 def _read(kept: progress.Progress) -> Result:
-    """Reads the result of a run that is complete."""
+    """Read the result of a run that is complete."""
     path = kept.out / "result.json"
     try:
         tree = json.loads(path.read_text())
@@ -371,7 +371,7 @@ def _read(kept: progress.Progress) -> Result:
             environment=tree["environment"],
             account=accounting.account(recipe),
             mode=tree["upstream"]["mode"],
-            mends=tuple(tree["upstream"]["mends"]),
+            fixes=tuple(tree["upstream"]["fixes"]),
             problems=tree["data"]["problems"],
             long_prompts=tree["data"]["long_prompts"],
             warm_start=tree["warm_start"] and warm_start_lib.WarmStart(**tree["warm_start"]),
@@ -404,7 +404,7 @@ def _not_scored(*found: evaluation.Evaluation) -> list[RunWarning]:
 def _compare_environments(
     kept: progress.Progress, now: dict[str, Any], options: training.Options
 ) -> None:
-    """Tells under what else the run began: it may then end otherwise than it would have."""
+    """Return under what else the run began: it may then end otherwise than it would have."""
     for name in sorted(now):
         if now[name] != kept.identity.environment.get(name):
             options.say(
@@ -414,7 +414,7 @@ def _compare_environments(
 
 
 def _same_policy(kept: progress.Progress, sha256: str) -> None:
-    """Refuses to go on with other weights than those that the run began with."""
+    """Refuse to go on with other weights than those that the run began with."""
     found = {"sha256": sha256}
     known = kept.stage("policy")
     if known is None:

@@ -34,9 +34,9 @@ class Identity:
     Attributes:
       id: Drawn when the run began; its checkpoints carry it.
       recipe: What is run.
-      mode: `mended` or `stock`.
+      mode: `patched` or `stock`.
       environment: Versions and devices under which it began.
-      fixes: Which fixes were chosen, as `harness.upstream.mends` takes it.
+      fixes: Which fixes were chosen, as `harness.upstream.choose_fixes` takes it.
     """
 
     id: str
@@ -195,7 +195,7 @@ def claim(
     Args:
       out: The folder.
       recipe: What is to run.
-      mode: `mended` or `stock`.
+      mode: `patched` or `stock`.
       environment: Versions and devices.
       fixes: Which fixes are chosen.
       resume: Whether to go on with a run that the folder holds; where it holds

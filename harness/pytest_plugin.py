@@ -28,7 +28,7 @@ SCOPES = ("function", "class", "module", "package", "session")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the options of this plugin."""
+    """Add the options of this plugin."""
     group = parser.getgroup("ppo-harness", "Tunix PPO harness")
     group.addoption(
         "--harness-scope",
@@ -38,9 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--harness-upstream",
-        choices=("mended", "stock"),
-        default="mended",
-        help="Mend known defects of the installed Tunix, or leave it as it is.",
+        choices=("patched", "stock"),
+        default="patched",
+        help="Fix known issues of the installed Tunix, or leave it as it is.",
     )
 
 
@@ -141,12 +141,12 @@ def reward_fn(recipe: Any) -> Any:
 
 
 @pytest.fixture(scope=_scope)
-def mends(request: pytest.FixtureRequest) -> Any:
-    """Ids of the Tunix defects that are mended, by `--harness-upstream`."""
+def fixes(request: pytest.FixtureRequest) -> Any:
+    """Ids of the Tunix defects that are fixed, by `--harness-upstream`."""
     from harness import upstream
 
     mode: Any = request.config.getoption("--harness-upstream")
-    return upstream.mends(mode)
+    return upstream.choose_fixes(mode)
 
 
 @pytest.fixture(scope=_scope)
@@ -157,7 +157,7 @@ def cluster(
     policy: Any,
     actor: Any,
     critic: Any,
-    mends: Any,
+    fixes: Any,
     compiled_programs: Any,
 ) -> Any:
     """Tunix's cluster of actor, critic and rollout; it writes nothing to disk."""
@@ -171,16 +171,16 @@ def cluster(
         critic=critic,
         reference=policy if recipe.ppo.beta > 0 else None,
         tokenizer=tokenizer,
-        mends=mends,
+        fixes=fixes,
     )
 
 
 @pytest.fixture(scope=_scope)
-def learner(recipe: Any, cluster: Any, reward_fn: Any, mends: Any) -> Iterator[Any]:
+def learner(recipe: Any, cluster: Any, reward_fn: Any, fixes: Any) -> Iterator[Any]:
     """Tunix's PPO learner; `learner.train(dataset.train)` trains."""
     from harness import upstream
 
-    made = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward_fn, mends=mends)
+    made = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward_fn, fixes=fixes)
     yield made
     upstream.release(made)
 

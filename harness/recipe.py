@@ -100,7 +100,7 @@ class Data:
     arithmetic: Arithmetic = dataclasses.field(default_factory=Arithmetic)
 
     def __post_init__(self) -> None:
-        """Checks the source's form and the template's fields."""
+        """Check the source's form and the template's fields."""
         kind, _, folder = self.source.partition(":")
         if kind not in ("arithmetic", "tfds", "jsonl") or (kind == "arithmetic" and folder):
             raise ValueError("source must be arithmetic, tfds, tfds:DIR or jsonl:DIR")
@@ -169,7 +169,7 @@ class Model:
     global_rope_base: PositiveInt = 1_000_000
 
     def __post_init__(self) -> None:
-        """Checks the shapes against each other."""
+        """Check the shapes against each other."""
         if self.num_heads % self.num_kv_heads:
             raise ValueError("num_kv_heads must divide num_heads")
         if self.head_dim % 2:
@@ -280,7 +280,7 @@ class Rollout:
     dtype: Dtype | None = None
 
     def __post_init__(self) -> None:
-        """Checks that a whole sequence fits the cache."""
+        """Check that a whole sequence fits the cache."""
         if self.cache_size < self.max_prompt_length + self.max_new_tokens:
             raise ValueError(
                 f"cache_size ({self.cache_size}) must be at least max_prompt_length + "
@@ -339,7 +339,7 @@ class Batching:
     logps_micro_batch: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        """Checks who divides whom."""
+        """Check who divides whom."""
         for small, large in (
             ("mini_batch", "batch"),
             ("train_micro_batch", "mini_batch"),
@@ -460,7 +460,7 @@ class Evaluation:
     rule: Literal["reward", "reference"] | None = None
 
     def __post_init__(self) -> None:
-        """Checks that the chosen way to generate exists."""
+        """Check that the chosen way to generate exists."""
         if self.generation not in self.generations:
             raise ValueError(f"generation must be one of {', '.join(sorted(self.generations))}")
 
@@ -533,7 +533,7 @@ class Metrics:
     run_name: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks that no backend is named twice."""
+        """Check that no backend is named twice."""
         if len(set(self.backends)) < len(self.backends):
             raise ValueError("backends must name each backend once")
 
@@ -581,7 +581,7 @@ class Recipe:
     metrics: Metrics = dataclasses.field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
-        """Checks rules that span groups."""
+        """Check rules that span groups."""
         if self.rollout.top_k is not None and self.rollout.top_k > self.model.vocab_size:
             raise ValueError("rollout.top_k must be at most model.vocab_size")
         if not train_batches(self):
@@ -730,7 +730,7 @@ def load(
     source: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Reads a recipe: preset, then data source, then TOML, then assignments.
+    """Read a recipe: preset, then data source, then TOML, then assignments.
 
     Args:
       preset: Name in `PRESETS`.
@@ -763,7 +763,7 @@ def load(
 
 
 def from_dict(tree: Mapping[str, Any]) -> Recipe:
-    """Validates a nested mapping, as TOML or JSON gives it.
+    """Validate a nested mapping, as TOML or JSON gives it.
 
     Args:
       tree: Any part of the tree; what is absent takes the reference's value,
@@ -783,17 +783,17 @@ def from_dict(tree: Mapping[str, Any]) -> Recipe:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Gives the whole tree as plain JSON values, tuples as lists."""
+    """Return the whole tree as plain JSON values, tuples as lists."""
     return _ADAPTER.dump_python(recipe, mode="json")
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Writes the whole tree as TOML; a field that is off is the string `none`."""
+    """Write the whole tree as TOML; a field that is off is the string `none`."""
     return tomli_w.dumps(_none_as_text(to_dict(recipe)))
 
 
 def from_toml(text: str) -> Recipe:
-    """Reads what `to_toml` wrote, or any part of it.
+    """Read what `to_toml` wrote, or any part of it.
 
     Args:
       text: TOML; what is absent takes the reference's value.
@@ -812,7 +812,7 @@ def from_toml(text: str) -> Recipe:
 
 
 def replace(recipe: Recipe, *assignments: str) -> Recipe:
-    """Gives the recipe with `group.field=value` assignments applied.
+    """Return the recipe with `group.field=value` assignments applied.
 
     Args:
       recipe: The recipe to start from.

@@ -68,7 +68,7 @@ class NotFiniteError(HarnessError):
     """
 
     def __init__(self, said: str, scores: list[float]):
-        """Keeps the scores beside what is said."""
+        """Keep the scores beside what is said."""
         super().__init__(said)
         self.scores = scores
 
@@ -82,7 +82,7 @@ class RewardFailedError(HarnessError):
     """
 
     def __init__(self, message: str, traceback: str | None = None):
-        """Stores the traceback beside the message."""
+        """Store the traceback beside the message."""
         super().__init__(message)
         self.traceback = traceback
 
@@ -103,7 +103,7 @@ class Judgement:
 
 
 def extract_answer(text: str, clip_chars: int = 300) -> str | None:
-    """Gives the last tagged number of a completion.
+    """Return the last tagged number of a completion.
 
     Args:
       text: The completion.
@@ -124,7 +124,7 @@ def score(
     format: float = 0.1,
     clip_chars: int = 300,
 ) -> float:
-    """Scores one completion by the table above.
+    """Score one completion by the table above.
 
     Args:
       text: The completion.
@@ -162,7 +162,7 @@ def gsm8k_reward(
     clip_chars: int = 300,
     **columns: Any,
 ) -> list[float]:
-    """Scores a batch of completions.
+    """Score a batch of completions.
 
     Args:
       prompts: Not looked at.
@@ -194,7 +194,7 @@ def gsm8k_reward(
 def judge(
     reward: Reward, prompts: Sequence[str] | np.ndarray, completions: Sequence[str], **columns: Any
 ) -> list[Judgement]:
-    """Scores completions by a recipe's reward, and says which answers are right.
+    """Score completions by a recipe's reward, and says which answers are right.
 
     By the rule of the table above an answer is right if it equals the truth, and
     well-formed if there is one, whatever the two are worth. By a function of the
@@ -239,7 +239,7 @@ def judge(
 
 
 def build(reward: Reward) -> RewardFn:
-    """Makes the function that a trainer calls from the recipe's reward.
+    """Make the function that a trainer calls from the recipe's reward.
 
     Of `correct`, `format` and `clip_chars`, those that the named function has
     among its parameters are passed to it, before any column of that name.
@@ -280,7 +280,7 @@ def build(reward: Reward) -> RewardFn:
 
 
 def check_signature(reward: Reward, columns: Sequence[str]) -> None:
-    """Refuses a reward function that cannot be called with a batch.
+    """Refuse a reward function that cannot be called with a batch.
 
     Args:
       reward: The recipe's reward.
@@ -316,7 +316,7 @@ def check_signature(reward: Reward, columns: Sequence[str]) -> None:
 
 
 def _settings(reward: Reward, function: Callable[..., Any]) -> dict[str, Any]:
-    """Gives those settings of the recipe that a function has among its parameters."""
+    """Return those settings of the recipe that a function has among its parameters."""
     try:
         parameters: Mapping[str, Any] = inspect.signature(function).parameters
     except ValueError:  # Some functions written in C do not tell theirs.
@@ -329,7 +329,7 @@ def _settings(reward: Reward, function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _called(reward: Reward, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Calls a function, within its time limit if there is one."""
+    """Call a function, within its time limit if there is one."""
 
     def call() -> Any:
         return function(**arguments)
@@ -358,7 +358,7 @@ def _called(reward: Reward, function: Callable[..., Any], arguments: Mapping[str
 
 
 def _within(limit: float, call: Callable[[], Any], path: str) -> Any:
-    """Calls a function on a thread of its own, for at most `limit` seconds."""
+    """Call a function on a thread of its own, for at most `limit` seconds."""
     found: list[Any] = []
     failed: list[BaseException] = []
     context = contextvars.copy_context()
@@ -385,7 +385,7 @@ def _within(limit: float, call: Callable[[], Any], path: str) -> Any:
 
 
 def _user_frames(error: BaseException) -> TracebackType | None:
-    """Gives the traceback from the first frame that is not of this module."""
+    """Return the traceback from the first frame that is not of this module."""
     tail = error.__traceback__
     while tail is not None and tail.tb_frame.f_code.co_filename == __file__:
         tail = tail.tb_next
@@ -397,7 +397,7 @@ def _own_traceback(error: BaseException) -> str:
 
 
 def _described(error: BaseException, function: Callable[..., Any]) -> str:
-    """Names an error and the innermost line of the function's own file."""
+    """Name an error and the innermost line of the function's own file."""
     frames = traceback.extract_tb(_user_frames(error))
     code = getattr(inspect.unwrap(function), "__code__", None)
     own = [each for each in frames if code is not None and each.filename == code.co_filename]
@@ -417,7 +417,7 @@ def _resolve(path: str) -> Callable[..., Any]:
     except Exception as error:
         raise HarnessError(
             f"reward.function '{path}': cannot import {module_name} "
-            f"({type(error).__name__}: {error}): mend it, or put its folder on PYTHONPATH"
+            f"({type(error).__name__}: {error}): correct it, or put its folder on PYTHONPATH"
         ) from error
     function = getattr(module, name, None)
     if not callable(function):

@@ -62,7 +62,7 @@ class Tokenizer:
     _markers: frozenset[int] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Reads the model and checks its special tokens."""
+        """Read the model and checks its special tokens."""
         processor = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(self.model)
@@ -94,11 +94,11 @@ class Tokenizer:
         return self._processor.vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Gives the ids of a text, without `<bos>`, which Tunix's sampler adds."""
+        """Return the ids of a text, without `<bos>`, which Tunix's sampler adds."""
         return self._processor.EncodeAsIds(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Gives the text of ids, without padding, `<bos>`, `<eos>` and turn markers.
+        """Return the text of ids, without padding, `<bos>`, `<eos>` and turn markers.
 
         Args:
           ids: Token ids. One past the last piece, which a model with more rows
@@ -123,7 +123,7 @@ class Tokenizer:
         return self._processor.pad_id()
 
     def piece_id(self, piece: str) -> int:
-        """Gives the id of a piece.
+        """Return the id of a piece.
 
         Args:
           piece: The piece as the vocabulary writes it.
@@ -143,11 +143,11 @@ class Tokenizer:
         return found
 
     def piece(self, token: int) -> str:
-        """Gives the piece of an id."""
+        """Return the piece of an id."""
         return self._processor.id_to_piece(token)
 
     def end_ids(self, pieces: Sequence[str]) -> tuple[int, ...]:
-        """Gives the ids of the pieces that end a completion, each once, in order.
+        """Return the ids of the pieces that end a completion, each once, in order.
 
         Args:
           pieces: Pieces, such as `recipe.rollout.end_tokens`.
@@ -167,7 +167,7 @@ def builtin() -> Tokenizer:
 
 
 def load(recipe: recipes.Recipe) -> Tokenizer:
-    """Reads the tokenizer that `recipe.model.tokenizer` names.
+    """Read the tokenizer that `recipe.model.tokenizer` names.
 
     Args:
       recipe: `builtin` is the small one in the package; `checkpoint` the one
@@ -199,7 +199,7 @@ def load(recipe: recipes.Recipe) -> Tokenizer:
 
 
 def train(out_path: pathlib.Path, vocab_size: int = 512) -> None:
-    """Makes the small tokenizer and writes it to a file.
+    """Make the small tokenizer and writes it to a file.
 
     Every constant text of the built-in problems and of the default prompt is
     one piece; so is every digit, and no longer piece holds a digit, so that a
@@ -253,7 +253,7 @@ def train(out_path: pathlib.Path, vocab_size: int = 512) -> None:
         )
     except (RuntimeError, OverflowError) as error:
         raise HarnessError(
-            f"a tokenizer of {vocab_size} pieces cannot be made: {_size_mend(str(error))}"
+            f"a tokenizer of {vocab_size} pieces cannot be made: {_size_remedy(str(error))}"
         ) from None
     _write(path, model.getvalue())
 
@@ -262,7 +262,7 @@ def _assets() -> importlib.resources.abc.Traversable:
     return importlib.resources.files("harness") / "assets"
 
 
-def _size_mend(message: str) -> str:
+def _size_remedy(message: str) -> str:
     low = re.search(r"\d+ vs (\d+)", message)
     high = re.search(r"<= (\d+)", message)
     if low:

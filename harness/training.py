@@ -42,7 +42,7 @@ class Options:
     part: parts.Part = parts.unmeasured
 
     def check(self, kept: progress.Progress) -> None:
-        """Ends the run if it is asked to.
+        """End the run if it is asked to.
 
         Raises:
           Terminated: It is.
@@ -72,18 +72,18 @@ def train(
     make_cluster: Callable[..., upstream.Cluster],
     reward_fn: upstream.RewardFn,
     *,
-    mends: upstream.Fixes,
+    fixes: upstream.Fixes,
     kept: progress.Progress,
     options: Options,
 ) -> Trained:
-    """Trains from the newest whole checkpoint of the run, or from the beginning.
+    """Train from the newest whole checkpoint of the run, or from the beginning.
 
     Args:
       recipe: What to run.
       dataset: Batches.
       make_cluster: `harness.upstream.make_cluster` with the models, the mesh and the tokenizer.
       reward_fn: Scores completions.
-      mends: The fixes in place.
+      fixes: The fixes in place.
       kept: The run's folder.
       options: Who is told, and who may end it.
 
@@ -95,11 +95,11 @@ def train(
         the run was asked to end.
     """
     out, run = kept.out, kept.identity.id
-    point = upstream.Point(0, 0) if mends.stock else upstream.latest(out, run)
-    if mends.stock and kept.resumed and upstream.saved_steps(out):
+    point = upstream.Point(0, 0) if fixes.stock else upstream.latest(out, run)
+    if fixes.stock and kept.resumed and upstream.saved_steps(out):
         raise errors.HarnessError(
             "Tunix as installed does not go on where it stopped (resume-skips-data, "
-            "resume-restarts-noise and others of the ledger): begin anew, or use the mended mode"
+            "resume-restarts-noise and other known issues): begin anew, or use the patched mode"
         )
     for line in point.refused:
         options.say(line)
@@ -109,7 +109,7 @@ def train(
         events.unlink()  # written anew from the journal
     if kept.resumed:
         options.say(f"training goes on from optimizer step {point.step}")
-    cluster = make_cluster(recipe, directory=out, mends=mends, note={"run": run})
+    cluster = make_cluster(recipe, directory=out, fixes=fixes, note={"run": run})
     if options.part is not parts.unmeasured:
         upstream.measure(cluster, options.part)
     scalars = upstream.Scalars(cluster)
@@ -119,7 +119,7 @@ def train(
         recipe,
         cluster=cluster,
         reward_fn=watch.guarded(reward_fn),
-        mends=mends,
+        fixes=fixes,
         watcher=watch,
     )
     found = cluster.actor_trainer.train_steps, cluster.global_steps
@@ -210,7 +210,7 @@ class _Watch:
         self._options.check(self._kept)
 
     def guarded(self, reward_fn: upstream.RewardFn) -> upstream.RewardFn:
-        """Gives the reward, stopped at what is not finite: upstream would make it 0."""
+        """Return the reward, stopped at what is not finite: upstream would make it 0."""
 
         def reward(
             prompts: Sequence[str], completions: Sequence[str], **columns: Any
@@ -271,8 +271,8 @@ class _Watch:
             path.parent.mkdir()
         files.write_whole(path, buffer.getvalue())
         raise errors.RunStopped(
-            f"{said}: the batch is in {path}; lower the learning rate or mend the reward in a new "
-            "run, or go on from the last good checkpoint by --resume --continue-on-nan"
+            f"{said}: the batch is in {path}; lower the learning rate or correct the reward in a "
+            "new run, or go on from the last good checkpoint by --resume --continue-on-nan"
         )
 
 

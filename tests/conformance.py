@@ -16,7 +16,7 @@ WRONG = [
     for each in FAST
     for name in each.wrong
 ]
-# Where no defect is taken for granted, Tunix as installed is judged as mended Tunix is.
+# Where no defect is taken for granted, Tunix as installed is judged as patched Tunix is.
 WRONG_BESIDE_DEFECTS = [each for each in WRONG if each.values[0].defects]  # type: ignore[union-attr]
 # Defects under which a property has nothing left to refuse: what it looks at is not told
 # at all, or the nucleus that a wrong one lacks is hardly one.
@@ -39,8 +39,8 @@ class Observatory:
             self._observed[each.id] = each.observe(self.lab)
         return self._observed[each.id]
 
-    def unmended(self, each: property_lib.Property) -> list[str]:
-        return self.lab.unmended(each.defects)
+    def unfixed(self, each: property_lib.Property) -> list[str]:
+        return self.lab.unfixed(each.defects)
 
 
 def open_observatory(mode: upstream.Mode) -> Iterator[Observatory]:
@@ -49,21 +49,21 @@ def open_observatory(mode: upstream.Mode) -> Iterator[Observatory]:
     made.lab.close()
 
 
-def assert_as_the_ledger_says(each: property_lib.Property, seen: Observatory) -> None:
-    """Holds unless the ledger has an unmended entry; then it breaks by just that."""
-    observed, unmended = seen.observe(each), seen.unmended(each)
+def assert_as_known(each: property_lib.Property, seen: Observatory) -> None:
+    """Hold unless a known issue is not fixed; then it breaks by just that."""
+    observed, unfixed = seen.observe(each), seen.unfixed(each)
     said = each.judge(observed)
-    if not unmended:
+    if not unfixed:
         assert said == []
     else:
-        assert said, f"{unmended} no longer break it: the ledger's entries can go"
-        assert each.judge(observed, unmended) == []
+        assert said, f"{unfixed} no longer break it: these known issues can go"
+        assert each.judge(observed, unfixed) == []
 
 
 def assert_refuses(each: property_lib.Property, name: str, seen: Observatory) -> None:
-    """Refuses a wrong observation, whether or not known defects are taken for granted."""
+    """Refuse a wrong observation, whether or not known defects are taken for granted."""
     wrong = each.wrong[name](seen.observe(each))
     assert each.judge(wrong)
-    unmended = seen.unmended(each)
-    if unmended and not NOTHING_ELSE_TO_SEE.get(each.id, set()) & set(unmended):
-        assert each.judge(wrong, unmended)
+    unfixed = seen.unfixed(each)
+    if unfixed and not NOTHING_ELSE_TO_SEE.get(each.id, set()) & set(unfixed):
+        assert each.judge(wrong, unfixed)

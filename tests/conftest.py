@@ -85,7 +85,7 @@ LONG = (
     "test_models",
     "test_stock",
     "test_oracle_training",
-    "test_mended",
+    "test_patched",
     "test_resume",
     "test_plan",
     "test_runs",
@@ -105,7 +105,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Looks at a file's garbage once.
+    """Look at a file's garbage once.
 
     Tunix collects whenever it makes a trainer; compiled programs, which live to
     the end, would be looked through each time.
@@ -117,7 +117,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.fixture(scope="session", autouse=True)
 def whole_arrays() -> None:
-    """Keeps Orbax from cutting replicated arrays for each device: it compiles every cut."""
+    """Keep Orbax from cutting replicated arrays for each device: it compiles every cut."""
     import jax
     from orbax.checkpoint import type_handlers
 
@@ -128,7 +128,7 @@ def whole_arrays() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, compiled_programs: pathlib.Path):
-    """Keeps prepared data and warm starts of the tests apart from the user's."""
+    """Keep prepared data and warm starts of the tests apart from the user's."""
     del compiled_programs
     with pytest.MonkeyPatch.context() as patch:
         base = tmp_path_factory.getbasetemp()

@@ -18,9 +18,9 @@ def groups() -> dict[str, list[Any]]:
     from harness import upstream
 
     found: dict[str, list[Any]] = {}
-    for name in upstream.mends("mended"):
-        issue = upstream.defect(name)
-        found.setdefault(issue.fix, []).append(issue)
+    for name in upstream.choose_fixes("patched"):
+        issue = upstream.known_issue(name)
+        found.setdefault(issue.fix_id, []).append(issue)
     return found
 
 
@@ -37,7 +37,7 @@ def without(fix: str, issues: Sequence[Any], always: set[str]) -> dict[str, Any]
     """
     from harness.checks import conformance
 
-    report = conformance.check("mended", fixes=f"all,-{issues[0].id}")
+    report = conformance.check("patched", fixes=f"all,-{issues[0].id}")
     broken = {each.property.id for each in report.outcomes if each.status == "known-defect"}
     other = {
         each.property.id for each in report.outcomes if each.status not in ("pass", "known-defect")
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     always = {
         each.property.id
-        for each in conformance.check("mended").outcomes
+        for each in conformance.check("patched").outcomes
         if each.status == "known-defect"
     }
     rows = []

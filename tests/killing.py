@@ -73,7 +73,7 @@ class Moment:
 
 
 def scalars(out: pathlib.Path) -> list[tuple[str, int, float]]:
-    """Reads what the training logged in a run's TensorBoard files, sorted.
+    """Read what the training logged in a run's TensorBoard files, sorted.
 
     JAX and Orbax put figures of their own beside it, most of them times.
     """
@@ -94,7 +94,7 @@ def _timeless(tag: str) -> bool:
 
 
 def journal(out: pathlib.Path) -> list[Any]:
-    """Reads what each global step logged, times left out."""
+    """Read what each global step logged, times left out."""
     lines = (out / "progress" / "journal.jsonl").read_text().splitlines()
     return [
         {**entry, "scalars": [each for each in entry["scalars"] if _timeless(each[0])]}
@@ -103,7 +103,7 @@ def journal(out: pathlib.Path) -> list[Any]:
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    """Cuts a TFRecord file: length, its checksum, content, its checksum."""
+    """Cut a TFRecord file: length, its checksum, content, its checksum."""
     place = 0
     while place < len(content):
         (length,) = struct.unpack_from("<Q", content, place)
@@ -112,7 +112,7 @@ def _records(content: bytes) -> Iterator[bytes]:
 
 
 def weights(out: pathlib.Path, step: int) -> dict[str, np.ndarray]:
-    """Reads weights and moments of both models from a run's checkpoint."""
+    """Read weights and moments of both models from a run's checkpoint."""
     found = {}
     with warnings.catch_warnings(), ocp.PyTreeCheckpointer() as checkpointer:
         warnings.simplefilter("ignore", UserWarning)  # of shardings, which do not matter here
@@ -138,7 +138,7 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(got: pathlib.Path, want: pathlib.Path) -> list[str]:
-    """Names what differs between two finished runs, times aside."""
+    """Name what differs between two finished runs, times aside."""
     found = []
     results = [json.loads((out / "result.json").read_text()) for out in (got, want)]
     for name in sorted(results[1].keys() - {"phases", "resumed_at"}):
@@ -163,7 +163,7 @@ def differences(got: pathlib.Path, want: pathlib.Path) -> list[str]:
 
 
 def now(out: pathlib.Path) -> tuple[str, int | None]:
-    """Tells what a run does: the phase, and the global step if it has one."""
+    """Return what a run does: the phase, and the global step if it has one."""
     try:
         tree = json.loads((out / "progress" / "now.json").read_text())
     except FileNotFoundError:
@@ -172,7 +172,7 @@ def now(out: pathlib.Path) -> tuple[str, int | None]:
 
 
 def start(out: pathlib.Path, folder: pathlib.Path, *options: str) -> subprocess.Popen:
-    """Starts a run in a process group of its own; its words go to `out` with `.log`."""
+    """Start a run in a process group of its own; its words go to `out` with `.log`."""
     command = [sys.executable, "-m", "harness", "run", "--out", os.fspath(out), *options]
     environment = {
         **os.environ,
@@ -189,12 +189,12 @@ def start(out: pathlib.Path, folder: pathlib.Path, *options: str) -> subprocess.
 
 
 def assignments() -> list[str]:
-    """Gives the options of the study's recipe."""
+    """Return the options of the study's recipe."""
     return [word for each in RECIPE for word in ("--set", each)]
 
 
 def timeline(out: pathlib.Path, process: subprocess.Popen) -> dict[tuple[str, int | None], float]:
-    """Watches a run to its end; gives the seconds of each phase."""
+    """Watch a run to its end; gives the seconds of each phase."""
     seconds: dict[tuple[str, int | None], float] = collections.defaultdict(float)
     last, began = now(out), time.monotonic()
     while process.poll() is None:
@@ -206,7 +206,7 @@ def timeline(out: pathlib.Path, process: subprocess.Popen) -> dict[tuple[str, in
 
 
 def _files(out: pathlib.Path) -> int:
-    """Counts the files of checkpoints, finished or not."""
+    """Count the files of checkpoints, finished or not."""
     return sum(len(names) for _, _, names in os.walk(out / "checkpoints"))
 
 
@@ -217,7 +217,7 @@ def kill(
     seconds: dict[Any, float],
     files: float,
 ) -> tuple[str, int | None] | None:
-    """Starts a run and kills it; gives what it was doing, none if it had ended."""
+    """Start a run and kills it; gives what it was doing, none if it had ended."""
     process = start(out, folder, *assignments())
     wanted = (moment.phase, moment.global_step)
     while now(out) != wanted and process.poll() is None:
@@ -239,7 +239,7 @@ def kill(
 
 
 def moments(seed: int, steps: int, phases: Sequence[str] = PHASES) -> Iterator[Moment]:
-    """Draws moments without end: the phases in turn, each time in another order."""
+    """Draw moments without end: the phases in turn, each time in another order."""
     rng = random.Random(seed)
     while True:
         for phase in rng.sample(phases, len(phases)):
@@ -250,7 +250,7 @@ def moments(seed: int, steps: int, phases: Sequence[str] = PHASES) -> Iterator[M
 def study(
     kills: int, seed: int, folder: pathlib.Path, phases: Sequence[str] = PHASES
 ) -> list[dict[str, Any]]:
-    """Kills and resumes; gives a row per kill, at least as many and each phase hit twice."""
+    """Kill and resumes; gives a row per kill, at least as many and each phase hit twice."""
     reference = folder / "reference"
     process = start(reference, folder, *assignments())
     if process.wait() != 0:
@@ -294,7 +294,7 @@ def study(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the study; 1 if a resumed run differs."""
+    """Run the study; 1 if a resumed run differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

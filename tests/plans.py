@@ -6,7 +6,7 @@ from typing import Any
 from harness import models, upstream
 from harness import recipe as recipe_lib
 from harness.plan import store
-from harness.upstream import programs
+from harness.upstream.instrument import programs
 
 from .conftest import small_recipe
 
@@ -20,4 +20,4 @@ def job(*assignments: str, program: str = "logps", sequences: int = 4, **changes
 
 def abstract(recipe: recipe_lib.Recipe, mode: Any) -> Any:
     mesh = models.make_mesh(recipe.sharding)
-    return programs.abstract_learner(recipe, mesh, upstream.mends(mode))
+    return programs.abstract_learner(recipe, mesh, upstream.choose_fixes(mode))

@@ -31,7 +31,7 @@ def run(before: float = 0.3, after: float = 0.8, seed: int = 0) -> dict[str, Any
         "recipe": {"name": "tiny", "seed": seed},
         "environment": ENVIRONMENT,
         "accounting": {"surprises": [{"id": "first-step", "text": "It does nothing."}]},
-        "upstream": {"mode": "mended", "version": "0.1.7", "mends": ["reward-truncated"]},
+        "upstream": {"mode": "patched", "version": "0.1.7", "fixes": ["reward-truncated"]},
         "baseline": evaluation(before),
         "trained": evaluation(after),
         "steps": [
@@ -75,14 +75,14 @@ def check(**statuses: str) -> dict[str, Any]:
             {
                 "id": f"defect-{place}",
                 "present": present,
-                "mended": mended,
+                "fixed": fixed,
                 "title": "Rewards are cut.",
                 "where": "tunix/rl/ppo/ppo_learner.py:353",
                 "releases": ["0.1.6", "0.1.7"],
                 "shown_by": ["returns"],
                 "reproduction": None,
             }
-            for place, (present, mended) in enumerate(
+            for place, (present, fixed) in enumerate(
                 [(True, False), (True, True), (False, False), (None, False)]
             )
         ],
@@ -103,7 +103,7 @@ def plan(peak: int = 20 * GIB, *, sweep: bool = True) -> dict[str, Any]:
         "chip": "v6e-1",
         "chips": 1,
         "hbm_bytes": limit,
-        "upstream": {"mode": "mended", "version": "0.1.7", "mends": []},
+        "upstream": {"mode": "patched", "version": "0.1.7", "fixes": []},
         "versions": {"jax": "0.10.2", "libtpu": "0.0.52"},
         "recipe": {"name": "gemma3-1b"},
         "resident": [{"name": "actor base", "bytes": 4 * GIB}],
@@ -252,7 +252,7 @@ ALL = {"run": run, "check": check, "plan": plan, "bench": bench, "gate": gate}
 
 
 def write(folder: pathlib.Path, **trees: Any) -> pathlib.Path:
-    """Writes trees as JSON files under their names; of each kind one if none are given."""
+    """Write trees as JSON files under their names; of each kind one if none are given."""
     trees = trees or {name: make() for name, make in ALL.items()}
     for name, tree in trees.items():
         (folder / f"{name}.json").write_text(json.dumps(tree))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harness.upstream import programs
+from harness.upstream.instrument import programs
 
 
 def example_of(learner: Any, rows: int, seed: int = 0) -> Any:

@@ -8,7 +8,7 @@ import pytest
 
 from harness import accounting
 from harness import recipe as recipe_lib
-from harness.upstream import cluster
+from harness.upstream.engine import cluster
 
 
 def _is_adam(state) -> bool:

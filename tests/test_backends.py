@@ -16,7 +16,7 @@ from tunix.sft import metrics_logger
 from harness import recipe as recipe_lib
 from harness import upstream
 from harness.errors import HarnessError
-from harness.upstream import backends
+from harness.upstream.engine import backends
 from tests.conftest import SMALL_OPTIONS, small_recipe
 from tests.test_cli import call
 
@@ -83,7 +83,7 @@ def names(logger: Any) -> list[str]:
 
 @pytest.fixture
 def closing() -> Any:
-    """Unregisters what a logger left in JAX's monitoring, as `upstream.release` does."""
+    """Unregister what a logger left in JAX's monitoring, as `upstream.release` does."""
     made: list[Any] = []
     yield made.append
     for logger in made:

@@ -14,12 +14,12 @@ from harness.bench import lab as lab_lib
 from harness.bench import worker
 from harness.errors import HarnessError
 from harness.measure import compiles, environment, programs
-from harness.upstream import benching
+from harness.upstream.instrument import step_programs
 
 
 def noted(function, *args, **kwargs):
     found = {}
-    answer = benching._Ear("step", function, found)(*args, **kwargs)
+    answer = step_programs._Ear("step", function, found)(*args, **kwargs)
     return found, answer
 
 
@@ -49,7 +49,7 @@ def test_a_program_runs_again_and_again_on_donated_arguments():
 def test_a_call_under_a_trace_is_not_taken_for_the_program():
     inner = jax.jit(lambda x: x * 2)
     found = {}
-    ear = benching._Ear("step", inner, found)
+    ear = step_programs._Ear("step", inner, found)
     np.testing.assert_array_equal(jax.jit(lambda x: ear(x) + 1)(np.ones(3)), np.full(3, 3.0))
     assert not found
     ear(np.ones(4))
@@ -58,8 +58,8 @@ def test_a_call_under_a_trace_is_not_taken_for_the_program():
 
 
 def test_every_program_of_a_real_step_is_found(learner, rollout_batch, recipe):
-    found = benching.programs(learner, rollout_batch)
-    assert tuple(found) == benching.NAMES
+    found = step_programs.programs(learner, rollout_batch)
+    assert tuple(found) == step_programs.NAMES
     rows = recipe.batching.train_micro_batch
     length = recipe.rollout.max_new_tokens
     for name, program in found.items():

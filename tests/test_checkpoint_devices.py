@@ -147,7 +147,7 @@ def test_what_more_devices_wrote_is_read(name, dtype, written, weights):
 
 
 def renamed_device(folder: pathlib.Path, target: pathlib.Path, device: str) -> pathlib.Path:
-    """Copies a checkpoint; the copy says that one device of another kind wrote it."""
+    """Copy a checkpoint; the copy says that one device of another kind wrote it."""
     shutil.copytree(folder, target)
     changed = 0
     for file in target.rglob("_sharding"):

@@ -1,4 +1,4 @@
-"""Properties and ledger as they are declared, and the command that runs them."""
+"""Properties and known_issues as they are declared, and the command that runs them."""
 
 import json
 import re
@@ -24,23 +24,23 @@ def test_a_property_says_all_that_a_reader_needs(each):
 
 
 def test_ids_are_unique():
-    for named in (checks.PROPERTIES, upstream.DEFECTS):
+    for named in (checks.PROPERTIES, upstream.KNOWN_ISSUES):
         ids = [each.id for each in named]
         assert len(ids) == len(set(ids))
 
 
-def test_ledger_and_properties_name_each_other():
+def test_known_issues_and_properties_name_each_other():
     by_property = {
         (name, each.id) for each in checks.PROPERTIES if not each.slow for name in each.defects
     }
-    by_defect = {(each.id, shown) for each in upstream.DEFECTS for shown in each.shown_by}
+    by_defect = {(each.id, shown) for each in upstream.KNOWN_ISSUES for shown in each.shown_by}
     assert by_property == by_defect
 
 
-def test_every_mend_has_a_probe_and_a_property_or_a_reason_to_have_none():
-    for each in upstream.DEFECTS:
-        assert bool(each.mend) == bool(each.probe), each.id
-        assert not each.mend or each.shown_by or each.id == "critic-last-metric-after-close"
+def test_every_fix_has_a_probe_and_a_property_or_a_reason_to_have_none():
+    for each in upstream.KNOWN_ISSUES:
+        assert bool(each.fix) == bool(each.probe), each.id
+        assert not each.fix or each.shown_by or each.id == "critic-last-metric-after-close"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_an_unknown_property_is_refused(capsys):
     assert "there is no property 'nothing': use one of old-log-probs" in err
 
 
-@pytest.mark.parametrize("each", upstream.DEFECTS, ids=lambda each: each.id)
+@pytest.mark.parametrize("each", upstream.KNOWN_ISSUES, ids=lambda each: each.id)
 def test_an_entry_is_explained_with_a_script_on_tunix_alone(each, capsys):
     code, out, _ = call(capsys, "check", "--explain", each.id)
     assert code == 0
@@ -105,7 +105,7 @@ def test_a_property_is_explained_too_and_nothing_else(capsys):
     assert "Tolerance: 0.0001 relative" in out
     code, _, err = call(capsys, "check", "--explain", "nothing")
     assert code == 2
-    assert "the ledger has no entry 'nothing'" in err
+    assert "there is no known issue 'nothing'" in err
 
 
 def test_a_reproduction_shows_its_defect():
@@ -132,18 +132,18 @@ def test_a_reproduction_that_crashes_shows_nothing(monkeypatch):
     assert "no model" in found.output
 
 
-def test_a_mend_that_is_needed_no_more_is_told_loudly(monkeypatch):
+def test_a_fix_that_is_needed_no_more_is_told_loudly(monkeypatch):
     present = tuple(name for name in upstream.present() if name != "noise-repeats")
     monkeypatch.setattr(upstream, "present", lambda: present)
     asked_of_another = conformance.check(only=["scored-transcripts"])
     assert asked_of_another.gone == []
     everything = conformance.Report(
-        "mended",
+        "patched",
         "9",
         [],
         [
             conformance.Finding(each, each.id in present, False, None)
-            for each in upstream.DEFECTS
+            for each in upstream.KNOWN_ISSUES
             if each.probe
         ],
     )

@@ -299,7 +299,7 @@ def test_a_plan_that_crashes_is_not_one_that_does_not_fit(monkeypatch, tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     monkeypatch.setattr(e2e.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(errors.HarnessError, match="could not be told: error: this was not fores"):
-        e2e.plan(recipe_lib.load("gemma3-1b"), "v6e-1", "mended")
+        e2e.plan(recipe_lib.load("gemma3-1b"), "v6e-1", "patched")
 
 
 SESSIONS = """

@@ -384,7 +384,7 @@ def test_a_prepared_tfds_folder_is_read(source, cache_dir, tmp_path):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Sends every download to a port that nobody listens on."""
+    """Send every download to a port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -396,7 +396,7 @@ def no_network(monkeypatch):
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("folder", ["", "own"])
-def test_without_a_network_the_mend_is_named_and_nothing_is_left(cache_dir, tmp_path, folder):
+def test_without_a_network_the_remedy_is_named_and_nothing_is_left(cache_dir, tmp_path, folder):
     source = f"tfds:{tmp_path / folder}" if folder else "tfds"
     with pytest.raises(HarnessError, match=r"cannot be downloaded .* jsonl:DIR"):
         gsm8k.prepare(source, cache_dir)

@@ -14,8 +14,8 @@ from flax import nnx
 from tunix.sft import peft_trainer
 
 from harness.checks.lab import Lab
-from harness.upstream import donation
-from harness.upstream import rehearsal as dry_run
+from harness.upstream.engine import donation
+from harness.upstream.instrument import dry_run as dry_run
 
 ID = "model-not-donated"
 
@@ -205,15 +205,15 @@ def train(lab: Lab) -> Ran:
 @pytest.fixture(scope="module")
 def donating(own_cache) -> Iterator[Ran]:
     del own_cache
-    lab = Lab("mended")
+    lab = Lab("patched")
     assert lab.recipe.ppo.beta > 0  # so that a reference shares the policy's arrays
     yield train(lab)
     lab.close()
 
 
 def test_training_is_that_without_donation_bit_for_bit(donating):
-    lab = Lab("mended")
-    lab.mends = lab.mends.without([ID])
+    lab = Lab("patched")
+    lab.fixes = lab.fixes.without([ID])
     try:
         plain = train(lab)
     finally:

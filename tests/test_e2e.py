@@ -126,17 +126,17 @@ def test_the_plan_decides_before_anything_is_downloaded(code, said, monkeypatch,
     monkeypatch.setattr(e2e.importlib.util, "find_spec", lambda name: name)
     recipe = recipe_lib.load("gemma3-1b")
     if said is None:
-        found = e2e.plan(recipe, "v6e-1", "mended")
+        found = e2e.plan(recipe, "v6e-1", "patched")
         assert found is not None
         assert [each["name"] for each in found["phases"]] == ["rollout", "train"]
     else:
         with pytest.raises(HarnessError, match=said):
-            e2e.plan(recipe, "v6e-1", "mended")
+            e2e.plan(recipe, "v6e-1", "patched")
 
 
 def test_an_installation_without_a_plan_is_not_asked(monkeypatch):
     monkeypatch.setattr(e2e.importlib.util, "find_spec", lambda name: None)
-    assert e2e.plan(recipe_lib.load("gemma3-1b"), "v6e-1", "mended") is None
+    assert e2e.plan(recipe_lib.load("gemma3-1b"), "v6e-1", "patched") is None
 
 
 def verdicts(result: pipeline.Result, planned: dict | None = None) -> dict[str, bool | None]:
@@ -203,4 +203,4 @@ def test_the_command_runs_plans_and_judges(finished_run, capsys, tmp_path, monke
         assert code == expected
         assert "planned for v6e-1: it fits" in out
         assert ("NO" in out) == bool(expected)
-    assert asked == [("v6e-1", "mended")] * 2
+    assert asked == [("v6e-1", "patched")] * 2

@@ -14,24 +14,24 @@ from tests.test_resume import Killed, at
 
 
 def test_all_fixes_are_those_of_the_issues_that_are_here():
-    fixes = upstream.mends("mended")
+    fixes = upstream.choose_fixes("patched")
     assert set(fixes.ids).isdisjoint(fixes.avoided)
     here = set(upstream.present())
     assert {*fixes.ids, *fixes.avoided} == {
-        each.id for each in upstream.DEFECTS if each.mend and each.id in here
+        each.id for each in upstream.KNOWN_ISSUES if each.fix and each.id in here
     }
-    assert upstream.mends("mended", "none") == upstream.Fixes((), fixes.avoided)
+    assert upstream.choose_fixes("patched", "none") == upstream.Fixes((), fixes.avoided)
 
 
 def test_a_selection_takes_issues_with_one_fix_together():
-    everything = upstream.mends("mended").ids
-    without = upstream.mends("mended", "all,-noise-repeats, -values-not-micro-batched")
+    everything = upstream.choose_fixes("patched").ids
+    without = upstream.choose_fixes("patched", "all,-noise-repeats, -values-not-micro-batched")
     assert set(everything) - set(without.ids) == {
         "noise-repeats",
         "noise-shared-by-micro-batches",
         "values-not-micro-batched",
     }
-    some = upstream.mends("mended", "top-p-none-greedy,end-token-dropped")
+    some = upstream.choose_fixes("patched", "top-p-none-greedy,end-token-dropped")
     assert set(some.ids) == {
         "end-token-dropped",
         "empty-completion-reward-lost",
@@ -45,28 +45,28 @@ def test_a_selection_takes_issues_with_one_fix_together():
     ("mode", "selection", "message"),
     [
         ("stock", "none", "cannot be chosen for stock Tunix"),
-        ("mended", "all,-no-such", "has no entry 'no-such'"),
-        ("mended", "eval-repeated", "'eval-repeated' has no fix"),
-        ("mended", "all,-resume-skips-data", "is avoided by the engine"),
-        ("mended", "all,top-p-none-greedy", "takes nothing away"),
-        ("mended", "none,top-p-none-greedy", "has no entry 'none'"),
-        ("mended", "", "has no entry ''"),
+        ("patched", "all,-no-such", "there is no known issue 'no-such'"),
+        ("patched", "eval-repeated", "'eval-repeated' has no fix"),
+        ("patched", "all,-resume-skips-data", "is avoided by the engine"),
+        ("patched", "all,top-p-none-greedy", "takes nothing away"),
+        ("patched", "none,top-p-none-greedy", "there is no known issue 'none'"),
+        ("patched", "", "there is no known issue ''"),
     ],
 )
 def test_a_selection_that_cannot_be_is_refused_by_name(mode, selection, message):
     with pytest.raises(errors.HarnessError, match=message):
-        upstream.mends(mode, selection)
+        upstream.choose_fixes(mode, selection)
 
 
 def test_a_fix_for_what_this_tunix_does_not_have_is_refused():
     absent = [
         each.id
-        for each in upstream.DEFECTS
-        if each.mend and not each.engine and each.id not in upstream.present()
+        for each in upstream.KNOWN_ISSUES
+        if each.fix and not each.engine and each.id not in upstream.present()
     ]
     for name in absent:
         with pytest.raises(errors.HarnessError, match=f"does not have '{name}'"):
-            upstream.mends("mended", name)
+            upstream.choose_fixes("patched", name)
 
 
 # What reward-truncated gives itself away by.
@@ -78,8 +78,8 @@ def test_without_any_fix_a_run_is_stopped_killed_and_gone_on_with_bit_for_bit(
     recipe = small_recipe("checkpoints.save_interval_steps=2")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     want = pipeline.run(recipe, whole, fixes="none")
-    assert want.mends == ()
-    assert want.to_dict()["upstream"]["mends"] == []
+    assert want.fixes == ()
+    assert want.to_dict()["upstream"]["fixes"] == []
 
     journal = broken / "progress" / "journal.jsonl"
     with pytest.raises(errors.Terminated):

@@ -11,7 +11,7 @@ from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from harness.measure import memory
 from harness.models import checkpoint
-from harness.upstream import programs
+from harness.upstream.instrument import programs
 from tests.conftest import SMALL
 from tests.test_cli import call
 

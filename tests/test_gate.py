@@ -263,7 +263,7 @@ def test_log_probs_that_are_no_longer_chunked_are_caught():
 
 
 def steady(steps):
-    """Counts what is traced and compiled after the first of several steps."""
+    """Count what is traced and compiled after the first of several steps."""
     with compiles.Listener() as listener:
         next(steps)
         warm = listener.heard
@@ -583,7 +583,7 @@ def run_json(seed, accuracy, reward=0.5, **recipe):
     return {
         "schema": learning.RESULT_SCHEMA,
         "recipe": {"name": "tiny", "seed": seed, **recipe},
-        "upstream": {"version": "0.1.7", "mode": "mended"},
+        "upstream": {"version": "0.1.7", "mode": "patched"},
         "baseline": {"accuracy": 0.3},
         "trained": {"accuracy": accuracy},
         "steps": [{"reward_mean": reward - 0.1}, {"reward_mean": reward + 0.1}],
@@ -799,7 +799,7 @@ def test_an_arm_that_does_not_run_is_reported_with_its_last_lines(tmp_path):
     assert report.exit_code == 2
 
 
-def test_releases_of_tunix_are_compared_as_installed_and_commits_as_mended(monkeypatch, tmp_path):
+def test_releases_of_tunix_are_compared_as_installed_and_commits_as_patched(monkeypatch, tmp_path):
     here = arms.Arm("candidate", "here", tmp_path, sys.executable, None)
     seen = {}
 
@@ -817,7 +817,7 @@ def test_releases_of_tunix_are_compared_as_installed_and_commits_as_mended(monke
     for name in ("tunix==0.1.6", "main"):
         command.run(against=name)
     assert "stock" in seen["tunix==0.1.6"]
-    assert "mended" in seen["main"]
+    assert "patched" in seen["main"]
 
 
 def test_an_arm_that_says_nothing_is_given_up(tmp_path):

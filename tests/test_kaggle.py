@@ -59,7 +59,7 @@ class Kaggle(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Describe nothing."""
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def credentials(monkeypatch) -> None:
 
 
 def refused(capsys, tmp_path, *options: str) -> str:
-    """Runs the real preset's command; gives its one line."""
+    """Run the real preset's command; gives its one line."""
     code, out, err = call(
         # However little memory there is here.
         *(capsys, "run", "--force", "--preset", "gemma3-1b", "--data", "arithmetic"),

@@ -12,7 +12,7 @@ from tests.test_resume import Heard
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> Iterator[progress.Progress]:
-    with progress.claim(tmp_path / "out", small_recipe(), "mended", {}) as made:
+    with progress.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
         yield made
 
 

@@ -13,8 +13,9 @@ from harness import recipe as recipe_lib
 from harness.checks.lab import Lab, Pieces, Replay
 from harness.oracle import gemma as oracle
 from harness.oracle import loss as loss_lib
-from harness.upstream import lora_head, programs
-from harness.upstream import rehearsal as dry_run
+from harness.upstream.engine import lora_head
+from harness.upstream.instrument import dry_run as dry_run
+from harness.upstream.instrument import programs
 from tests.steps import example_of
 
 ID = "lora-critic-head-frozen"
@@ -34,7 +35,7 @@ HEAD = "score/kernel"
 @pytest.fixture(scope="module")
 def lab(own_cache) -> Iterator[Lab]:
     del own_cache
-    made = Lab("mended")
+    made = Lab("patched")
     yield made
     made.close()
 
@@ -175,11 +176,11 @@ def test_a_checkpoint_holds_the_head_and_a_new_process_goes_on_from_it(trained, 
 
 
 def test_without_the_fix_the_head_stays_where_it_was(lab):
-    fixes, lab.mends = lab.mends, lab.mends.without([ID])
+    fixes, lab.fixes = lab.fixes, lab.fixes.without([ID])
     try:
         pieces = lab.build(*ASSIGNMENTS)
     finally:
-        lab.mends = fixes
+        lab.fixes = fixes
     moved_apart(pieces.critic)
     before = weights_of(pieces)
     pieces.cluster.update_critic([example_of(pieces.learner, 8)], None)
@@ -207,7 +208,7 @@ def test_a_full_critic_is_left_alone_and_a_head_under_upstreams_other_name_is_no
 
 def test_what_the_policy_holds_is_counted_once(trained):
     recipe, mesh = trained.pieces.recipe, trained.pieces.mesh
-    planned = programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
+    planned = programs.abstract_learner(recipe, mesh, upstream.choose_fixes("patched"))
     here = {each.name: each for each in programs.resident(trained.pieces.learner)}
     for each in programs.resident(planned):
         assert (here[each.name].arrays, here[each.name].bytes) == (each.arrays, each.bytes)

@@ -17,13 +17,13 @@ from harness.measure import environment, memory, phases
 
 
 def compile_something(shift: float) -> None:
-    """Compiles a program that no other call has compiled."""
+    """Compile a program that no other call has compiled."""
     jax.jit(lambda x: jnp.tanh(x) * 2 + shift).lower(jnp.zeros(3)).compile()
 
 
 @pytest.fixture
 def own_listeners(monkeypatch):
-    """Gives the test its own lists of JAX's listeners, which it may clear."""
+    """Return the test its own lists of JAX's listeners, which it may clear."""
     for name in [name for name in vars(monitoring) if name.endswith("_listeners")]:
         if isinstance(registered := getattr(monitoring, name), list):
             monkeypatch.setattr(monitoring, name, list(registered))

@@ -1,4 +1,4 @@
-"""Every property, held to Tunix with its mends."""
+"""Every property, held to Tunix with its fixes."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from tests import conformance
 @pytest.fixture(scope="module")
 def seen(own_cache):
     del own_cache
-    yield from conformance.open_observatory("mended")
+    yield from conformance.open_observatory("patched")
 
 
 @pytest.mark.parametrize("each", conformance.FAST, ids=conformance.IDS)
-def test_mended_tunix(each, seen):
-    conformance.assert_as_the_ledger_says(each, seen)
+def test_patched_tunix(each, seen):
+    conformance.assert_as_known(each, seen)
 
 
 @pytest.mark.parametrize(("each", "name"), conformance.WRONG)
@@ -22,6 +22,6 @@ def test_refused(each, name, seen):
     conformance.assert_refuses(each, name, seen)
 
 
-def test_what_a_mend_covers_breaks_nothing(seen):
+def test_what_a_fix_covers_breaks_nothing(seen):
     for each in conformance.FAST:
-        assert not any(upstream.defect(name).mend for name in seen.unmended(each)), each.id
+        assert not any(upstream.known_issue(name).fix for name in seen.unfixed(each)), each.id

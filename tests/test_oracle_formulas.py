@@ -32,7 +32,7 @@ temperatures = st.sampled_from([0.25, 0.7, 1.0, 3.0])
 
 
 def assert_close(found, expected, tolerance=CLOSE):
-    """Asserts equality within a tolerance, absolute for small numbers, relative for large."""
+    """Assert equality within a tolerance, absolute for small numbers, relative for large."""
     assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 

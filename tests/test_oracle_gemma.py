@@ -399,7 +399,7 @@ class Upstream:
         return np.concatenate([self.prompts, self.completions], axis=1)
 
     def run(self, model: nnx.Module) -> np.ndarray:
-        """Gives what upstream's module gives, on the inputs that its trainer would make."""
+        """Return what upstream's module gives, on the inputs that its trainer would make."""
         ids, positions, mask, *_ = common.process_ids(
             jnp.asarray(self.prompts), jnp.asarray(self.completions), pad_id=0, eos_id=1
         )

@@ -12,7 +12,7 @@ import pytest
 
 from harness import upstream
 from harness.checks.lab import Lab
-from harness.upstream import passes
+from harness.upstream.engine import passes
 
 SIZES = passes.Sizes(batch=12, mini_batch=6, micro_batch=2, passes=3)
 
@@ -78,7 +78,7 @@ TWO_MINI_BATCHES = ("batching.batch=16", "data.num_batches=4")
 @pytest.fixture(scope="module")
 def lab(own_cache) -> Iterator[Lab]:
     del own_cache
-    made = Lab("mended")
+    made = Lab("patched")
     yield made
     made.close()
 

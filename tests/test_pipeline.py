@@ -26,7 +26,7 @@ def test_result_has_the_contracts_keys(finished_run):
         "phases",
         "checkpoint_step",
     }
-    assert found["upstream"].keys() == {"mode", "version", "mends"}
+    assert found["upstream"].keys() == {"mode", "version", "fixes"}
     for stage in ("baseline", "trained"):
         assert found[stage].keys() >= {"accuracy", "format_accuracy", "total", "accuracy_ci95"}
         low, high = found[stage]["accuracy_ci95"]
@@ -134,9 +134,9 @@ def test_eight_devices_run_the_whole_recipe_and_reach_the_same_weights(finished_
     assert any(bool(jnp.any(v != 0)) for n, v in models.lora_weights(one).items() if "lora_b" in n)
 
 
-def test_mends_are_named(finished_run):
-    fixes = upstream.mends("mended")
-    assert finished_run.json["upstream"]["mends"] == list(fixes)
+def test_fixes_are_named(finished_run):
+    fixes = upstream.choose_fixes("patched")
+    assert finished_run.json["upstream"]["fixes"] == list(fixes)
     assert {*fixes, *fixes.avoided} == set(upstream.present())
 
 

@@ -23,7 +23,7 @@ from harness.plan import (
     store,
 )
 from harness.programs import ALWAYS
-from harness.upstream import programs
+from harness.upstream.instrument import programs
 
 from .conftest import small_recipe
 from .plans import abstract
@@ -40,7 +40,7 @@ def has_compiler() -> bool:
 
 @pytest.fixture(scope="module")
 def planned() -> Any:
-    return abstract(small_recipe(), "mended")
+    return abstract(small_recipe(), "patched")
 
 
 class Judge:
@@ -78,7 +78,7 @@ def make_plan(planned: Any, hbm: int, slope: int, **options: Any) -> dict[str, A
         hardware.find_slice("v6e-1"), chip=dataclasses.replace(hardware.V6E, hbm_bytes=hbm)
     )
     judge: Any = Judge(planned, slice_, slope)
-    return planning.make(planner.Planner(small_recipe(), "mended", judge), **options)
+    return planning.make(planner.Planner(small_recipe(), "patched", judge), **options)
 
 
 def test_a_phase_is_its_program_and_all_that_lives_beside_it(planned):
@@ -129,7 +129,7 @@ def test_a_sweep_that_no_size_satisfies_says_so(planned):
 
 
 def test_a_sweep_of_stock_tunix_says_what_sizes_change():
-    assert sizes.changes_of_sizes(upstream.mends("mended")) == []
+    assert sizes.changes_of_sizes(upstream.choose_fixes("patched")) == []
     assert len(sizes.changes_of_sizes(())) == 2
 
 
@@ -219,7 +219,7 @@ def test_a_small_program_is_compiled_for_a_tpu_once(tmp_path, monkeypatch):
     slice_ = hardware.find_slice("v6e-1")
     for cached in (False, True):
         with compiler.Compiler(slice_, answers, workers=1) as compiling:
-            asking = planner.Planner(recipe, "mended", compiling)
+            asking = planner.Planner(recipe, "patched", compiling)
             plan = planning.make(asking, names=["logps"])
         (program,) = plan["programs"]
         assert program["cached"] is cached

@@ -16,14 +16,16 @@ from harness import hardware, models, pipeline, rewards, tokenizer, upstream
 from harness import recipe as recipe_lib
 from harness.plan import roofline, shapes
 from harness.programs import ALWAYS, PHASES, SIZED_BY, Program
-from harness.upstream import benching, donation, hooks, programs, temperature
+from harness.upstream import hooks
+from harness.upstream.engine import donation, temperature
+from harness.upstream.instrument import programs, step_programs
 
 from .conftest import small_recipe
 from .plans import abstract
 
 
 def real(recipe: recipe_lib.Recipe, mode: Any) -> Any:
-    mesh, mends = models.make_mesh(recipe.sharding), upstream.mends(mode)
+    mesh, fixes = models.make_mesh(recipe.sharding), upstream.choose_fixes(mode)
     policy = pipeline.make_policy(recipe, mesh)
     cluster = upstream.make_cluster(
         recipe,
@@ -32,10 +34,10 @@ def real(recipe: recipe_lib.Recipe, mode: Any) -> Any:
         critic=models.make_critic(policy, mesh, recipe.seed),
         reference=policy if recipe.ppo.beta else None,
         tokenizer=tokenizer.load(recipe),
-        mends=mends,
+        fixes=fixes,
     )
     return upstream.make_learner(
-        recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), mends=mends
+        recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), fixes=fixes
     )
 
 
@@ -50,18 +52,18 @@ class Made(NamedTuple):
 def own_cluster() -> Made:
     gc.collect()
     before = sum(each.nbytes for each in jax.live_arrays())
-    learner = real(small_recipe(), "mended")
+    learner = real(small_recipe(), "patched")
     gc.collect()
     return Made(learner, sum(each.nbytes for each in jax.live_arrays()) - before)
 
 
 @pytest.fixture(scope="module")
 def planned() -> Any:
-    return abstract(small_recipe(), "mended")
+    return abstract(small_recipe(), "patched")
 
 
 def operations(text: str) -> list[str]:
-    """Gives a program's lines but for the one that says how arguments lie on the mesh."""
+    """Return a program's lines but for the one that says how arguments lie on the mesh."""
     return [line for line in text.splitlines() if "@main(" not in line]
 
 
@@ -71,7 +73,7 @@ def zeros_like_results(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) -> dict[str, str]:
-    """Takes half a step, and keeps the text of each program where it is called.
+    """Take half a step, and keeps the text of each program where it is called.
 
     To spare compilations only the first one is run.
     """
@@ -140,7 +142,7 @@ def test_what_is_planned_is_what_a_run_calls(own_cluster, monkeypatch):
     # The ids of end tokens are constants of the programs, and of the tokenizer.
     end = tokenizer.load(recipe).end_ids(["<end_of_turn>"])[0]
     monkeypatch.setitem(programs._IDS, "<end_of_turn>", end)
-    planned = abstract(recipe, "mended")
+    planned = abstract(recipe, "patched")
     planned_texts: dict[str, str] = {
         name: programs.lower(planned, name, recipe.batching.train_micro_batch).as_text()  # type: ignore[arg-type]
         for name in ALWAYS
@@ -160,7 +162,7 @@ def test_what_is_planned_is_what_a_run_calls(own_cluster, monkeypatch):
 
 def test_a_program_has_one_name_everywhere():
     assert typing.get_args(programs.Program) == tuple(Program)
-    assert set(benching.NAMES) - {"advantages"} == set(ALWAYS)
+    assert set(step_programs.NAMES) - {"advantages"} == set(ALWAYS)
     sized = [each for members in SIZED_BY.values() for each in members]
     in_phases = [each for members in PHASES.values() for each in members]
     assert sorted(sized) == sorted(in_phases) == sorted(Program)
@@ -169,7 +171,7 @@ def test_a_program_has_one_name_everywhere():
 def test_the_reference_has_a_program_where_there_is_a_penalty():
     recipe = small_recipe("ppo.beta=0.1")
     assert "reference_logps" in shapes.of(recipe)
-    lowered = programs.lower(abstract(recipe, "mended"), "reference_logps", 4)
+    lowered = programs.lower(abstract(recipe, "patched"), "reference_logps", 4)
     assert lowered.out_info.shape == (4, recipe.rollout.max_new_tokens)
 
 
@@ -183,7 +185,7 @@ def test_resident_bytes_are_those_of_the_arrays_of_a_real_cluster(own_cluster, p
 @pytest.mark.parametrize(("fsdp", "tp"), [(4, 1), (2, 2)])
 def test_bytes_on_a_chip_follow_from_the_partition_specs(fsdp, tp):
     recipe = small_recipe(f"sharding.fsdp={fsdp}", f"sharding.tp={tp}")
-    learner = abstract(recipe, "mended")
+    learner = abstract(recipe, "patched")
     sizes = {"fsdp": fsdp, "tp": tp}
 
     def by_hand(state: Any) -> int:
@@ -237,7 +239,7 @@ WIDE = (
 @pytest.mark.parametrize("program", ["logps", "critic_step"])
 def test_operations_by_formula_are_those_that_xla_counts(program):
     recipe = small_recipe(*WIDE)
-    learner = abstract(recipe, "mended")
+    learner = abstract(recipe, "patched")
     counted = programs.lower(learner, program, 4).compile().cost_analysis()
     least = roofline.work(recipe, program, 4)
     # XLA counts element-wise work too, and may keep logits of the prompt.

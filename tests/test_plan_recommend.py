@@ -34,8 +34,8 @@ from harness.plan import (
     worker,
 )
 from harness.programs import ALWAYS
-from harness.upstream import programs
-from harness.upstream import rollout as rollout_lib
+from harness.upstream.engine import rollout as rollout_lib
+from harness.upstream.instrument import programs
 
 from .conftest import small_recipe
 
@@ -99,14 +99,14 @@ class Chip:
 
 def asking(chip: Any, *assignments: str) -> planner.Planner:
     recipe = recipe_lib.load("gemma3-1b", assignments=assignments)
-    return planner.Planner(recipe, "mended", chip, any_mesh=True)
+    return planner.Planner(recipe, "patched", chip, any_mesh=True)
 
 
 def brute(of: planner.Planner, chip: Any, free: float) -> float | None:
     """The least bound of all settings that fit, each looked at by itself."""
     batching, best = of.recipe.batching, None
     sizes = [1, 2, 4, 8, 16]
-    group = shapes.group(of.recipe, of.mends)
+    group = shapes.group(of.recipe, of.fixes)
     for micro, remat, rollout, logps in itertools.product(sizes, REMATS, sizes, sizes):
         if batching.mini_batch % micro or max(rollout, logps) > group:
             continue
@@ -117,16 +117,16 @@ def brute(of: planner.Planner, chip: Any, free: float) -> float | None:
             f"batching.logps_micro_batch={logps}",
             f"model.remat={remat or 'none'}",
         )
-        job = store.Job(recipe, of.mends, of.slice.name, "resident", rollout)
+        job = store.Job(recipe, of.fixes, of.slice.name, "resident", rollout)
         resident = chip.ask(job)[0]["resident"]
         for name in shapes.of(recipe):
-            sequences = shapes.sequences(recipe, name, of.mends)
+            sequences = shapes.sequences(recipe, name, of.fixes)
             size = chip.figures(dataclasses.replace(job, program=name, sequences=sequences))[0]
             peak = (size.peak_bytes or 0) + phases.beside_bytes(name, resident)
             if size.refused or peak > int(of.slice.chip.hbm_bytes * (1 - free)):
                 break
         else:
-            seconds = bounds.step_seconds(recipe, of.slice, of.mends)
+            seconds = bounds.step_seconds(recipe, of.slice, of.fixes)
             best = seconds if best is None else min(best, seconds)
     return best
 
@@ -375,7 +375,7 @@ def test_what_an_optimizer_moves_is_counted_in_its_dtypes():
 def abstract(*assignments: str) -> Any:
     recipe = small_recipe(*assignments)
     mesh = models.make_mesh(recipe.sharding)
-    return programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
+    return programs.abstract_learner(recipe, mesh, upstream.choose_fixes("patched"))
 
 
 @functools.cache
@@ -408,15 +408,15 @@ def test_on_a_tpu_prefill_is_compiled_with_options_of_its_own(monkeypatch):
     def digests() -> dict[str, str]:
         recipe = small_recipe()
         mesh = models.make_mesh(recipe.sharding)
-        learner = programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
+        learner = programs.abstract_learner(recipe, mesh, upstream.choose_fixes("patched"))
         names = ("prefill", "decode")
         return {name: worker.digest(programs.lower(learner, name, 4)) for name in names}
 
     plain = digests()
     devices = SimpleNamespace(flat=[SimpleNamespace(platform="tpu")])
-    build = rollout_lib.MendedRollout.__init__
+    build = rollout_lib.EngineRollout.__init__
     monkeypatch.setattr(
-        rollout_lib.MendedRollout,
+        rollout_lib.EngineRollout,
         "__init__",
         lambda self, **given: build(self, **{**given, "mesh": SimpleNamespace(devices=devices)}),
     )

@@ -14,7 +14,7 @@ import pytest
 
 from harness import errors, hardware, upstream
 from harness.plan import compiler, sources, store, worker
-from harness.upstream import programs
+from harness.upstream.instrument import programs
 
 from .conftest import small_recipe
 from .plans import abstract, job
@@ -24,7 +24,7 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def planned() -> Any:
-    return abstract(small_recipe(), "mended")
+    return abstract(small_recipe(), "patched")
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -44,7 +44,7 @@ def test_what_is_saved_comes_back(tmp_path):
         job(sequences=8),
         job(program="values"),
         job(slice="v5e-1"),
-        job(mends=upstream.STOCK),
+        job(fixes=upstream.STOCK),
         job("model.dtype=bfloat16"),
         job("model.remat=decoder"),
         job("lora.rank=8"),
@@ -80,10 +80,10 @@ NO_PROGRAM = (
 
 @pytest.mark.parametrize("program", ["decode", "logps", "actor_step"])
 def test_what_is_not_in_the_key_is_in_no_program(program):
-    mends = upstream.mends("mended")
+    fixes = upstream.choose_fixes("patched")
     lowering = worker.Worker(jax.devices()[:1])
     texts = {
-        lowering.lower(job(*changed, program=program, mends=mends))["text"]
+        lowering.lower(job(*changed, program=program, fixes=fixes))["text"]
         for changed in ((), NO_PROGRAM)
     }
     assert len(texts) == 1
@@ -112,7 +112,7 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path):
 
 
 def in_process(answers: store.Store, asked: list[str]) -> compiler.Compiler:
-    """Compiles for the CPU, in this process, and notes what the compiler is asked."""
+    """Compile for the CPU, in this process, and notes what the compiler is asked."""
 
     class Answerer:
         grown = False
@@ -136,7 +136,7 @@ def in_process(answers: store.Store, asked: list[str]) -> compiler.Compiler:
 
 def test_an_edited_source_compiles_only_what_became_another_program(tmp_path, monkeypatch):
     asked: list[str] = []
-    question = job(mends=upstream.mends("mended"))
+    question = job(fixes=upstream.choose_fixes("patched"))
 
     def ask() -> tuple[dict[str, Any], bool]:
         asked.clear()
@@ -181,14 +181,16 @@ from harness.plan import store, worker
 from tests.plans import job
 import jax
 found = worker.Worker(jax.devices()[:1])
-question = job(mends=upstream.mends("mended"))
+question = job(fixes=upstream.choose_fixes("patched"))
 print(*(found.lower(question)["text"] for _ in range(2)))
 """
 
 
 def test_a_program_has_one_text_in_every_process(planned):
     del planned  # lowers after much else was traced here
-    here = worker.Worker(jax.devices()[:1]).lower(job(mends=upstream.mends("mended")))["text"]
+    here = worker.Worker(jax.devices()[:1]).lower(job(fixes=upstream.choose_fixes("patched")))[
+        "text"
+    ]
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     there = subprocess.run(
         [sys.executable, "-c", LOWERED],

@@ -72,7 +72,7 @@ def test_every_fixture_is_documented_where_pytest_prints_them(pytester: pytest.P
         "actor",
         "critic",
         "reward_fn",
-        "mends",
+        "choose_fixes",
         "cluster",
         "learner",
         "rollout_batch",
@@ -86,8 +86,8 @@ def test_every_fixture_is_documented_where_pytest_prints_them(pytester: pytest.P
 def test_stock_tunix_by_an_option(pytester: pytest.Pytester):
     pytester.makepyfile(
         """
-        def test_no_mend(mends):
-            assert mends == ()
+        def test_no_fix(fixes):
+            assert fixes == ()
         """
     )
     ended = pytester.runpytest_inprocess("--harness-upstream=stock", "-p", "no:cacheprovider")

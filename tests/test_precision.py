@@ -17,8 +17,9 @@ from harness.errors import HarnessError
 from harness.gate import records
 from harness.models import checkpoint, gemma
 from harness.oracle import optimizer as oracle
-from harness.upstream import cluster, programs
-from harness.upstream import rehearsal as dry_run
+from harness.upstream.engine import cluster
+from harness.upstream.instrument import dry_run as dry_run
+from harness.upstream.instrument import programs
 from tests.conftest import small_recipe
 from tests.steps import example_of
 
@@ -261,7 +262,7 @@ def test_tunix_as_installed_is_not_asked_for_what_it_has_no_setting_for(field):
             actor=nothing,
             critic=nothing,
             tokenizer=nothing,
-            mends=upstream.STOCK,
+            fixes=upstream.STOCK,
         )
 
 
@@ -344,7 +345,7 @@ TRAINED = (
 @pytest.fixture(scope="module")
 def lab(own_cache) -> Iterator[Lab]:
     del own_cache
-    made = Lab("mended")
+    made = Lab("patched")
     yield made
     made.close()
 
@@ -479,7 +480,7 @@ def test_the_copy_follows_the_policy_and_its_base_is_cast_once(sampling):
 )
 def test_the_planned_rollout_takes_the_copy_and_a_cache_of_its_dtype(assignments, names, mesh):
     recipe = small_recipe(*assignments)
-    learner = programs.abstract_learner(recipe, mesh, upstream.mends("mended"))
+    learner = programs.abstract_learner(recipe, mesh, upstream.choose_fixes("patched"))
     given = programs.arguments_of("decode", recipe)
     assert given == names
     # A copy of the dtype that the policy has is the policy.

@@ -57,7 +57,7 @@ def reached(start: str, graph: dict[str, set[str]]) -> set[str]:
         ("from tunix.rl import ppo", "tunix.rl"),
         ("def later():\n    import tunix.rl as x", "tunix.rl"),
         ("importlib.import_module('tunix.rl')", "tunix.rl"),
-        ("from ..upstream import cluster", "harness.upstream.cluster"),
+        ("from ..upstream import cluster", "harness.upstream.engine.cluster"),
         ("from . import upstream", "harness.measure.upstream"),
     ],
 )

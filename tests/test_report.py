@@ -153,7 +153,7 @@ HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=y>&amp;{{ 7*7 }}\ud80
 
 
 def poisoned(tree, keep=("schema", "status", "verdict", "version", "tier")):
-    """Puts hostile words in place of every string that is not a choice of few."""
+    """Put hostile words in place of every string that is not a choice of few."""
     if isinstance(tree, dict):
         return {key: value if key in keep else poisoned(value, keep) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -200,7 +200,7 @@ PARTS = {
     "no phases": (lambda: samples.plan() | {"phases": []}, "tells of no phase"),
     "no benchmarks": (lambda: samples.bench() | {"benchmarks": []}, "holds no timed benchmark"),
     "no properties": (lambda: samples.check() | {"properties": []}, "no property was looked at"),
-    "no defects": (lambda: samples.check() | {"defects": []}, "the ledger is empty"),
+    "no defects": (lambda: samples.check() | {"defects": []}, "no known issues"),
     "no findings": (lambda: samples.gate() | {"findings": []}, "nothing was looked at"),
     "a tier": (samples.gate, "the learning tier was not asked"),
     "no environment": (

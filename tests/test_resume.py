@@ -26,8 +26,8 @@ from harness import accounting, errors, files, models, pipeline, progress, train
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
-from harness.upstream import cluster as cluster_lib
-from harness.upstream import rehearsal
+from harness.upstream.engine import cluster as cluster_lib
+from harness.upstream.instrument import dry_run
 from tests import killing
 from tests.conftest import SMALL, SMALL_OPTIONS, small_recipe
 from tests.test_cli import ROOT, call
@@ -55,7 +55,7 @@ def whose(out: pathlib.Path) -> progress.Identity:
 def at(
     patch: pytest.MonkeyPatch, phase: str, global_step: int | None, act: Callable[[], object]
 ) -> None:
-    """Acts when the next run says that it begins a phase."""
+    """Act when the next run says that it begins a phase."""
     now = progress.Progress.now
 
     def saying(self: progress.Progress, what: str, **details) -> None:
@@ -113,7 +113,7 @@ def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
     # To its end, and it is told.
     code, said, err = call(capsys, "run", "--resume", "--require-gain", "--out", out)
     assert (code, err) == (int(not finished_run.result.gained), "")
-    for words in ("before PPO", "after PPO", "(mended); fixes: reward-truncated"):
+    for words in ("before PPO", "after PPO", "(patched); fixes: reward-truncated"):
         assert words in " ".join(said.split())
     assert killing.differences(out, finished_run.out) == []
     # Complete: nothing is done again.
@@ -124,7 +124,7 @@ def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
 
 
 def refusal(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """Gives the sentence with which a command is refused, by the exit code 2 and no other word."""
+    """Return the sentence with which a command is refused, by the exit code 2 and no other word."""
     code, _, err = call(capsys, *arguments)
     (line,) = err.splitlines()
     assert (code, line[:7]) == (2, "error: ")
@@ -138,9 +138,9 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
         "data.num_batches=2", "optimizers.max_steps=all", "checkpoints.save_interval_steps=1"
     )
     tokenizer = tokenizer_lib.load(recipe)
-    mends = upstream.mends("mended")
+    fixes = upstream.choose_fixes("patched")
     play = functools.partial(
-        rehearsal.rehearse, recipe, tokenizer=tokenizer, mends=mends, directory=tmp_path
+        dry_run.rehearse, recipe, tokenizer=tokenizer, fixes=fixes, directory=tmp_path
     )
     play(batches=1)
     assert upstream.saved_steps(tmp_path, "critic") == [2]
@@ -167,7 +167,7 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
 def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save = cluster_lib.MendedCluster.save_checkpoints
+    save = cluster_lib.EngineCluster.save_checkpoints
 
     def save_where_files_are_small(cluster):
         if not upstream.saved_steps(out):
@@ -179,7 +179,7 @@ def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, caps
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(cluster_lib.MendedCluster, "save_checkpoints", save_where_files_are_small)
+    monkeypatch.setattr(cluster_lib.EngineCluster, "save_checkpoints", save_where_files_are_small)
     assert refusal(capsys, "run", *SMALL_OPTIONS, "--out", out) == (
         f"the checkpoint of step {LAST} cannot be written (File too large): make room, then go on "
         "from the one before by --resume"
@@ -356,7 +356,7 @@ def entry(global_step: int) -> progress.Entry:
 
 @pytest.fixture
 def kept(tmp_path):
-    with progress.claim(tmp_path / "out", small_recipe(), "mended", {}) as made:
+    with progress.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
         yield made
 
 
@@ -396,7 +396,7 @@ HOLDER = """
 import pathlib, sys
 from harness import progress
 from harness import recipe
-with progress.claim(pathlib.Path(sys.argv[1]), recipe.load("tiny"), "mended", {}):
+with progress.claim(pathlib.Path(sys.argv[1]), recipe.load("tiny"), "patched", {}):
     print("mine", flush=True)
     sys.stdin.read()
 """
@@ -421,18 +421,18 @@ def test_a_folder_is_one_process_s_until_it_dies(tmp_path, capsys):
         )
     holder.kill()
     holder.communicate()
-    with progress.claim(out, recipe_lib.load("tiny"), "mended", {}, resume=True) as kept:
+    with progress.claim(out, recipe_lib.load("tiny"), "patched", {}, resume=True) as kept:
         assert kept.resumed
 
 
 def test_a_run_goes_on_only_as_it_began(tmp_path, capsys):
     out = tmp_path / "out"
     recipe = recipe_lib.load("tiny")
-    with pytest.raises(Killed), progress.claim(out, recipe, "mended", {}):
+    with pytest.raises(Killed), progress.claim(out, recipe, "patched", {}):
         raise Killed
     for options, said in (
         (("--resume", "--set", "lora.rank=3"), "has lora.rank = 16, not 3: give the options"),
-        (("--resume", "--upstream", "stock"), "has upstream = mended, not stock"),
+        (("--resume", "--upstream", "stock"), "has upstream = patched, not stock"),
         ((), "or go on with that run by --resume"),
     ):
         assert said in refusal(capsys, "run", *options, "--out", out)
@@ -441,7 +441,7 @@ def test_a_run_goes_on_only_as_it_began(tmp_path, capsys):
 
 def fail(out: pathlib.Path, name: str) -> None:
     recipe = recipe_lib.load("tiny")
-    with progress.claim(out, recipe, "mended", {}, worth_keeping=("sealed",)):
+    with progress.claim(out, recipe, "patched", {}, worth_keeping=("sealed",)):
         (out / name).write_text("")
         raise HarnessError("oh")
 
@@ -601,13 +601,13 @@ def test_weights_have_a_checksum_that_sees_a_bit(finished_run):
     assert jax.default_backend() == "cpu"
 
 
-def test_several_hosts_are_refused_with_the_ledgers_reason(capsys, tmp_path, monkeypatch):
+def test_several_hosts_are_refused_with_the_known_reason(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     code, _, err = call(capsys, "run", "--out", tmp_path / "out")
     assert (code, err.count("\n")) == (2, 1)
     assert "2 hosts are joined here" in err
-    assert "several-hosts in the ledger" in err
-    assert upstream.defect("several-hosts").mend is None
+    assert "several-hosts among the known issues" in err
+    assert upstream.known_issue("several-hosts").fix is None
     assert not (tmp_path / "out").exists()
 
 

@@ -82,7 +82,7 @@ def not_finite(prompts, completions, **columns):
 
 @pytest.fixture(autouse=True)
 def let_go() -> Iterator[None]:
-    """Ends the threads of the functions that hang."""
+    """End the threads of the functions that hang."""
     RELEASED.clear()
     FAILING.clear()
     SEEN.clear()
@@ -176,7 +176,7 @@ def test_a_time_limit_changes_neither_rewards_nor_errors():
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> Iterator[progress.Progress]:
-    with progress.claim(tmp_path / "out", small_recipe(), "mended", {}) as made:
+    with progress.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
         yield made
 
 
@@ -238,7 +238,7 @@ def test_sequences_are_counted_within_a_global_step_and_validation_is_named(fold
 
 
 def fails_in_the_second_batch(prompts, completions, answer, mode, **columns):
-    """Fails once in training, at the third call: the first is the trial."""
+    """Fail once in training, at the third call: the first is the trial."""
     SEEN.append(columns)
     trained = sum(each.get("trained", False) for each in SEEN)
     SEEN[-1]["trained"] = mode == "train"

@@ -133,7 +133,7 @@ def test_every_solution_of_gsm8k_is_right_for_its_own_answer(split):
 
 @pytest.fixture
 def reward_module(tmp_path, monkeypatch):
-    """Writes a module of reward functions and puts it on the path."""
+    """Write a module of reward functions and puts it on the path."""
 
     def write(source: str) -> str:
         name = f"rewards_of_{tmp_path.name}"

@@ -13,7 +13,7 @@ from harness.data import arithmetic
 from harness.errors import HarnessError, RunStopped
 from harness.models import checkpoint, gemma
 from harness.report import kinds
-from harness.upstream import donation
+from harness.upstream.engine import donation
 from tests.conftest import run_small, small_recipe
 
 PROBLEMS = arithmetic.problems(recipe_lib.Arithmetic(train_problems=80, test_problems=6, seed=7))

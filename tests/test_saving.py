@@ -7,7 +7,7 @@ from flax import nnx
 from orbax import checkpoint as ocp
 from tunix.sft import checkpoint_manager
 
-from harness.upstream import saving
+from harness.upstream.engine import saving
 
 
 class Model(nnx.Module):

@@ -96,10 +96,10 @@ def test_training_never_overwrites(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("vocab_size", "mend"), [(100, r"choose at least \d+$"), (100_000, r"choose at most \d+$")]
+    ("vocab_size", "remedy"), [(100, r"choose at least \d+$"), (100_000, r"choose at most \d+$")]
 )
-def test_an_impossible_vocabulary_size_is_refused_and_writes_nothing(tmp_path, vocab_size, mend):
-    with pytest.raises(HarnessError, match=f"{vocab_size} pieces cannot be made: {mend}"):
+def test_an_impossible_vocabulary_size_is_refused_and_writes_nothing(tmp_path, vocab_size, remedy):
+    with pytest.raises(HarnessError, match=f"{vocab_size} pieces cannot be made: {remedy}"):
         tokenizer.train(tmp_path / "new.model", vocab_size=vocab_size)
     assert not list(tmp_path.iterdir())
 

@@ -14,49 +14,51 @@ from harness import models, pipeline, upstream
 from harness import recipe as recipe_lib
 from harness.checks.lab import Lab
 from harness.errors import HarnessError
-from harness.upstream import ledger, rebind
-from harness.upstream import rollout as rollout_lib
+from harness.upstream import known_issues, rebind
+from harness.upstream.engine import rollout as rollout_lib
 
 
 def test_the_supported_releases_are_those_that_pip_may_install():
-    assert ledger.installed_version() in upstream.SUPPORTED
+    assert known_issues.installed_version() in upstream.SUPPORTED
 
 
-def test_the_defects_of_this_release_are_found_and_named_in_the_ledgers_order():
+def test_the_defects_of_this_release_are_found_and_named_in_the_registrys_order():
     version = upstream.installed_version()
-    had = tuple(each.id for each in upstream.DEFECTS if each.probe and version in each.releases)
+    had = tuple(
+        each.id for each in upstream.KNOWN_ISSUES if each.probe and version in each.releases
+    )
     assert upstream.present() == had
-    fixes = upstream.mends("mended")
-    avoided = [each.id for each in upstream.DEFECTS if each.engine]
+    fixes = upstream.choose_fixes("patched")
+    avoided = [each.id for each in upstream.KNOWN_ISSUES if each.engine]
     assert fixes.ids == tuple(each for each in had if each not in avoided)
     assert list(fixes.avoided) == [each for each in avoided if each in had]
-    assert upstream.mends("stock") == upstream.STOCK
+    assert upstream.choose_fixes("stock") == upstream.STOCK
 
 
-def test_a_defect_without_a_probe_stands_in_the_releases_that_the_ledger_names(monkeypatch):
-    monkeypatch.setattr(ledger, "installed_version", lambda: "0.1.6")
+def test_a_defect_without_a_probe_stands_in_the_releases_that_it_names(monkeypatch):
+    monkeypatch.setattr(known_issues, "installed_version", lambda: "0.1.6")
     assert upstream.standing("lengths-compile")
-    monkeypatch.setattr(ledger, "installed_version", lambda: "0.1.7")
+    monkeypatch.setattr(known_issues, "installed_version", lambda: "0.1.7")
     assert not upstream.standing("lengths-compile")
-    # A release that is newer than the ledger is taken for the newest that it knows.
-    monkeypatch.setattr(ledger, "installed_version", lambda: "9.0")
+    # A release that is newer than the known issues is taken for the newest that it knows.
+    monkeypatch.setattr(known_issues, "installed_version", lambda: "9.0")
     assert not upstream.standing("lengths-compile")
     assert upstream.standing("prompt-list-torn")
 
 
-def test_ledger_entries_say_all_that_a_reader_needs():
-    for defect in upstream.DEFECTS:
-        for text in (defect.title, defect.effect, defect.mend or "."):
+def test_known_issues_say_all_that_a_reader_needs():
+    for defect in upstream.KNOWN_ISSUES:
+        for text in (defect.title, defect.effect, defect.fix or "."):
             assert text.endswith("."), defect.id
         assert defect.where.startswith("tunix/")
 
 
 @pytest.mark.parametrize(
     "defect",
-    [each for each in upstream.DEFECTS if each.releases[-1] == upstream.installed_version()],
+    [each for each in upstream.KNOWN_ISSUES if each.releases[-1] == upstream.installed_version()],
     ids=lambda defect: defect.id,
 )
-def test_a_ledger_line_number_points_at_code(defect):
+def test_a_line_number_points_at_code(defect):
     name, line = defect.where.split(":")
     text = (pathlib.Path(tunix.__file__).parents[1] / name).read_text().splitlines()
     code = text[int(line) - 1].strip()
@@ -65,9 +67,9 @@ def test_a_ledger_line_number_points_at_code(defect):
 
 
 @pytest.fixture(scope="module")
-def mended(own_cache):
+def patched(own_cache):
     del own_cache
-    lab = Lab("mended")
+    lab = Lab("patched")
     yield lab
     lab.close()
 
@@ -85,18 +87,18 @@ def test_stock_is_tunix_exactly_as_installed():
         lab.close()
 
 
-def test_mends_leave_upstreams_own_classes_alone(mended):
-    assert type(mended.pieces.learner) is not ppo_learner.PPOLearner
+def test_fixes_leave_upstreams_own_classes_alone(patched):
+    assert type(patched.pieces.learner) is not ppo_learner.PPOLearner
     upstream.present.cache_clear()
-    fixable = {each.id for each in upstream.DEFECTS if each.mend}
+    fixable = {each.id for each in upstream.KNOWN_ISSUES if each.fix}
     assert {each for each in upstream.present() if each in fixable} == {
-        *mended.mends,
-        *mended.mends.avoided,
+        *patched.fixes,
+        *patched.fixes.avoided,
     }
 
 
-def test_the_mended_worker_and_the_plain_one_take_foreign_tokenizers(mended):
-    pieces = mended.pieces
+def test_the_engines_worker_and_the_plain_one_take_foreign_tokenizers(patched):
+    pieces = patched.pieces
 
     class Foreign:
         """Shows end tokens in its text, as a plain SentencePiece model does."""
@@ -116,7 +118,7 @@ def test_the_mended_worker_and_the_plain_one_take_foreign_tokenizers(mended):
         def pad_id(self):
             return pieces.tokenizer.pad_id()
 
-    worker = rollout_lib.MendedRollout(
+    worker = rollout_lib.EngineRollout(
         pieces.actor,
         Foreign(),
         pieces.mesh,

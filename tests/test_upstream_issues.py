@@ -100,7 +100,7 @@ def test_adding_and_deleting_a_file_is_all_that_the_commands_need(tmp_path):
     )
     assert asked.returncode == 2
     _, _, known = asked.stderr.partition("no entry 'nan-reward-zero': use one of ")
-    names = {each.id for each in upstream.DEFECTS}
+    names = {each.id for each in upstream.KNOWN_ISSUES}
     assert set(known.strip().split(", ")) == names - {"nan-reward-zero"} | {"made-up"}
 
 
@@ -130,7 +130,7 @@ def test_a_script_holds_what_its_reproduction_reaches_and_nothing_else(folder):
     assert (ended.returncode, ended.stdout) == (0, "expected: []\ngot: ['a']\n")
 
 
-@pytest.mark.parametrize("each", upstream.DEFECTS, ids=lambda each: each.id)
+@pytest.mark.parametrize("each", upstream.KNOWN_ISSUES, ids=lambda each: each.id)
 def test_a_script_stands_alone(each):
     script = upstream.reproduction(each.id)
     compile(script, each.id, "exec")
@@ -166,7 +166,7 @@ def _bound(tree):
 
 
 def test_every_issue_is_reproduced_by_a_function_that_says_whether_it_shows():
-    for each in upstream.DEFECTS:
+    for each in upstream.KNOWN_ISSUES:
         script = upstream.reproduction(each.id)
         assert "def reproduce() -> bool:" in script, each.id
         assert "expected:" in script, each.id

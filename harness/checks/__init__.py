@@ -40,7 +40,7 @@ PROPERTIES: tuple[Property, ...] = (
 
 
 def select(only: Sequence[str] = (), *, slow: bool = False) -> list[Property]:
-    """Chooses properties.
+    """Choose properties.
 
     Args:
       only: Ids; none for all.

@@ -18,7 +18,7 @@ _FLOAT32 = Tolerance(
 
 
 def token_rewards(group: Any, recipe: Any, known: Collection[str]) -> np.ndarray:
-    """Gives the oracle's rewards [G, T] of a group, from its own log-probs and scores.
+    """Return the oracle's rewards [G, T] of a group, from its own log-probs and scores.
 
     Args:
       group: Of a trace.
@@ -45,7 +45,7 @@ def token_rewards(group: Any, recipe: Any, known: Collection[str]) -> np.ndarray
 
 
 def mini_batches(groups: Sequence[Any], rows: int) -> list[list[Any]]:
-    """Gathers the training groups behind each optimizer step's first epoch.
+    """Gather the training groups behind each optimizer step's first epoch.
 
     Args:
       groups: Of a trace, in order.

@@ -13,8 +13,8 @@ from harness import recipe as recipe_lib
 from harness.checks import schedule, wrong
 from harness.checks.lab import Lab
 from harness.checks.property import EXACT, Comparison, Observed, Property
-from harness.upstream import rehearsal
-from harness.upstream import trace as trace_lib
+from harness.upstream.instrument import dry_run
+from harness.upstream.instrument import trace as trace_lib
 
 _ROLES = ("actor", "critic")
 # Where a state is looked at: after the first batch of the real run, from a
@@ -24,12 +24,12 @@ _PASSING, _LAST = "in passing", "at the end"
 
 
 def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Lays arrays end to end, in the order of their names; float64 holds every value."""
+    """Lay arrays end to end, in the order of their names; float64 holds every value."""
     return np.concatenate([np.ravel(arrays[name]).astype(np.float64) for name in sorted(arrays)])
 
 
 def _figures(
-    where: str, states: Mapping[str, rehearsal.State], global_step: int
+    where: str, states: Mapping[str, dry_run.State], global_step: int
 ) -> dict[str, np.ndarray]:
     found = {f"global step {where}": np.array(global_step)}
     for role, state in states.items():
@@ -42,8 +42,8 @@ def _figures(
     return found
 
 
-def _states_of(trace: trace_lib.Trace, step: int, count: int) -> dict[str, rehearsal.State]:
-    """Gives what a run was after an optimizer step of `count` micro-batches."""
+def _states_of(trace: trace_lib.Trace, step: int, count: int) -> dict[str, dry_run.State]:
+    """Return what a run was after an optimizer step of `count` micro-batches."""
     found = {}
     for role in _ROLES:
         updates = [each for each in trace.updates if each.role == role]
@@ -52,7 +52,7 @@ def _states_of(trace: trace_lib.Trace, step: int, count: int) -> dict[str, rehea
             weights, moments = last.after, last.moments_after
         else:
             weights, moments = updates[0].before, updates[0].moments_before
-        found[role] = rehearsal.State(weights, moments, step, step * count)
+        found[role] = dry_run.State(weights, moments, step, step * count)
     return found
 
 
@@ -85,7 +85,7 @@ def _compare_restored(observed: Observed, known: Collection[str]) -> Iterator[Co
 
 
 def _take(source: str, *words: str) -> Callable[[Observed], Observed]:
-    """Puts figures of another moment, those whose name has one of the words."""
+    """Put figures of another moment, those whose name has one of the words."""
 
     def taken(observed: Observed) -> Observed:
         other = {
@@ -168,7 +168,7 @@ def _compare_resumed(observed: Observed, known: Collection[str]) -> Iterator[Com
 
 
 def _updates(change: Callable[[list[Any], list[Any]], list[Any]]) -> Any:
-    """Gives the resumed run other updates, from its own and the whole run's."""
+    """Return the resumed run other updates, from its own and the whole run's."""
 
     def changed(observed: Observed) -> Observed:
         resumed = observed["resumed"]
@@ -184,7 +184,7 @@ def _with(update: Any, **changes: Any) -> Any:
 
 
 def _first_batch_again(observed: Observed) -> Observed:
-    """Lets the resumed run use the first batch's problems again."""
+    """Let the resumed run use the first batch's problems again."""
     resumed = observed["resumed"]
     groups = [group for group in observed["whole"].groups if not group.evaluation]
     groups = groups[: len(resumed.trace.groups)]
@@ -214,17 +214,17 @@ def _observe_saved(lab: Lab) -> Observed:
     }
 
 
-def _rehearse_saving(lab: Lab, directory: pathlib.Path) -> rehearsal.Rehearsal:
+def _rehearse_saving(lab: Lab, directory: pathlib.Path) -> dry_run.Rehearsal:
     recipe = recipe_lib.replace(
         lab.recipe,
         "ppo.beta=0",
         *_CUT.assignments,
         f"checkpoints.save_interval_steps={_INTERVAL}",
     )
-    return rehearsal.rehearse(
+    return dry_run.rehearse(
         recipe,
         tokenizer=lab.pieces.tokenizer,
-        mends=lab.mends,
+        fixes=lab.fixes,
         batches=_CUT.batches,
         directory=directory,
     )

@@ -28,18 +28,18 @@ class Reproduction:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What became of one entry of the ledger.
+    """What became of one known issue.
 
     Attributes:
       defect: The entry.
       present: Whether it is in this Tunix; none if nothing looked.
-      mended: Whether its mend was in place.
+      fixed: Whether its fix was in place.
       reproduction: What its script printed, if it was run.
     """
 
-    defect: upstream.Defect
+    defect: upstream.KnownIssue
     present: bool | None
-    mended: bool
+    fixed: bool
     reproduction: Reproduction | None
 
 
@@ -48,10 +48,10 @@ class Report:
     """What a check found.
 
     Attributes:
-      mode: `mended` or `stock`.
+      mode: `patched` or `stock`.
       version: Of Tunix.
       outcomes: Of each property.
-      findings: Of each entry of the ledger.
+      findings: of each known issue.
     """
 
     mode: upstream.Mode
@@ -61,20 +61,20 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong beyond what the ledger knows."""
+        """Whether nothing is wrong beyond what is a known issue."""
         return all(each.status in ("pass", "known-defect") for each in self.outcomes)
 
     @property
     def gone(self) -> list[str]:
-        """Ids of mends that this Tunix needs no more."""
+        """Ids of fixes that this Tunix needs no more."""
         return [
             each.defect.id
             for each in self.findings
-            if each.present is False and each.defect.mend and upstream.expected(each.defect.id)
+            if each.present is False and each.defect.fix and upstream.expected(each.defect.id)
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the report as plain data."""
+        """Return the report as plain data."""
         return {
             "mode": self.mode,
             "version": self.version,
@@ -94,7 +94,7 @@ class Report:
                 {
                     "id": each.defect.id,
                     "present": each.present,
-                    "mended": each.mended,
+                    "fixed": each.fixed,
                     "title": each.defect.title,
                     "where": each.defect.where,
                     "releases": list(each.defect.releases),
@@ -107,7 +107,7 @@ class Report:
 
 
 def check(
-    mode: upstream.Mode = "mended",
+    mode: upstream.Mode = "patched",
     *,
     fixes: str = "all",
     only: Sequence[str] = (),
@@ -115,10 +115,10 @@ def check(
     reproduce: bool = False,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
-    """Holds the installed Tunix to the properties.
+    """Hold the installed Tunix to the properties.
 
     Args:
-      mode: `mended`, or `stock` for Tunix exactly as installed.
+      mode: `patched`, or `stock` for Tunix exactly as installed.
       fixes: Which fixes are in place: `all`, `none`, `all,-ID` or `ID,ID`.
       only: Ids of properties; none for all that are not slow.
       slow: Whether slow properties are looked at too.
@@ -141,7 +141,7 @@ def check(
     finally:
         lab.close()
     looked = {each.id for each in chosen}
-    wanted = [d for d in upstream.DEFECTS if not only or looked & set(d.shown_by)]
+    wanted = [d for d in upstream.KNOWN_ISSUES if not only or looked & set(d.shown_by)]
     shown = _reproduce([d.id for d in wanted], progress) if reproduce else {}
     probed = upstream.present()
     broken = {each.property.id for each in outcomes if each.status == "known-defect"}
@@ -149,7 +149,7 @@ def check(
         Finding(
             defect=defect,
             present=_present(defect, probed, looked, broken, shown.get(defect.id)),
-            mended=lab.mends.cover(defect.id),
+            fixed=lab.fixes.cover(defect.id),
             reproduction=shown.get(defect.id),
         )
         for defect in wanted
@@ -158,7 +158,7 @@ def check(
 
 
 def run_reproduction(name: str) -> Reproduction:
-    """Runs a defect's script on the installed Tunix, in a process of its own.
+    """Run a defect's script on the installed Tunix, in a process of its own.
 
     Args:
       name: Id of the defect.
@@ -191,7 +191,7 @@ def _reproduce(names: Collection[str], progress: Callable[[str], None]) -> dict[
 
 
 def _present(
-    defect: upstream.Defect,
+    defect: upstream.KnownIssue,
     probed: Collection[str],
     looked: Collection[str],
     broken: Collection[str],
@@ -221,11 +221,11 @@ each of which the tests feed to it. Under exact comparison the first is 0 and th
 """
 
 
-def tolerances(mode: upstream.Mode = "mended") -> str:
-    """Measures how far noise and wrong observations are from each tolerance.
+def tolerances(mode: upstream.Mode = "patched") -> str:
+    """Measure how far noise and wrong observations are from each tolerance.
 
     Args:
-      mode: `mended`, or `stock` for Tunix exactly as installed.
+      mode: `patched`, or `stock` for Tunix exactly as installed.
 
     Returns:
       A page of Markdown, with a row for each property.
@@ -241,14 +241,14 @@ def tolerances(mode: upstream.Mode = "mended") -> str:
 def _tolerance(each: property_lib.Property, lab: Lab) -> str:
     noise = smallest = "a yes or a no, in minutes"
     if not each.slow:
-        observed, known = each.observe(lab), lab.unmended(each.defects)
+        observed, known = each.observe(lab), lab.unfixed(each.defects)
         wrong = [each.distance(change(observed), known) for change in each.wrong.values()]
         noise, smallest = (f"{x:.2g}" for x in (each.distance(observed, known), min(wrong)))
     return f"| `{each.id}` | {each.tolerance} | {noise} | {smallest} | {each.tolerance.why} |\n"
 
 
 def explain(name: str) -> str:
-    """Gives an entry of the ledger in full, ready to be filed upstream.
+    """Return a known issue in full, ready to be filed upstream.
 
     Args:
       name: Id of the defect.
@@ -260,7 +260,7 @@ def explain(name: str) -> str:
       HarnessError: There is none.
     """
     try:
-        defect = upstream.defect(name)
+        defect = upstream.known_issue(name)
     except errors.HarnessError:
         for each in checks.PROPERTIES:
             if each.id == name:
@@ -276,7 +276,7 @@ def explain(name: str) -> str:
             "",
             defect.effect,
             "",
-            f"Mend: {defect.mend or 'none.'}",
+            f"Fix: {defect.fix or 'none.'}",
             "",
             f"Shown by: {', '.join(defect.shown_by) or 'its reproduction'}.",
             "",

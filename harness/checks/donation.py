@@ -9,7 +9,7 @@ from flax import nnx
 from harness.checks import wrong
 from harness.checks.lab import Lab
 from harness.checks.property import EXACT, Comparison, Observed, Property
-from harness.upstream import programs
+from harness.upstream.instrument import programs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from harness.checks import wrong
 from harness.checks.lab import Lab
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.checks.schedule import Case
-from harness.upstream import rehearsal
+from harness.upstream.instrument import dry_run
 
 _ROLES = ("actor", "critic")
 _EVALUATION = {"temperature": 0.5, "top_p": 0.9}
@@ -28,7 +28,7 @@ _CASES = (
 )
 
 
-def _rehearse(lab: Lab, case: Case) -> rehearsal.Rehearsal:
+def _rehearse(lab: Lab, case: Case) -> dry_run.Rehearsal:
     return lab.rehearse(
         *case.assignments,
         f"evaluation.every_n_steps={_EVERY}",
@@ -107,7 +107,7 @@ def _observe_all(lab: Lab) -> Observed:
     found = [_rehearse(lab, case) for case in _CASES]
     return {
         "recipe": lab.recipe,
-        "one_policy": "mini-batch-off-policy" in lab.mends,
+        "one_policy": "mini-batch-off-policy" in lab.fixes,
         "looks": [each.looks for each in found],
         "draws": [[draw for draw in each.draws if draw.evaluation] for each in found],
         "evaluated": {
@@ -125,7 +125,7 @@ def _compare_all(observed: Observed, known: Collection[str]) -> Iterator[Compari
         batches = [
             tuple(range(first, first + case.batch))
             for first in range(
-                rehearsal.VALIDATION, rehearsal.VALIDATION + _VALIDATION * case.batch, case.batch
+                dry_run.VALIDATION, dry_run.VALIDATION + _VALIDATION * case.batch, case.batch
             )
         ]
         yield Comparison(
@@ -207,14 +207,14 @@ def _observe_nothing(lab: Lab) -> Observed:
 
 
 def _everything(lab: Lab) -> dict[str, np.ndarray]:
-    """Gives whatever training follows from, by name."""
+    """Return whatever training follows from, by name."""
     learner, cluster = lab.pieces.learner, lab.pieces.cluster
     found = {"global step": np.array(cluster.global_steps)}
-    for index, seed in enumerate(rehearsal.randomness(learner)):
+    for index, seed in enumerate(dry_run.randomness(learner)):
         found[f"randomness {index}"] = seed
     found["NumPy's random state"] = np.array(list(np.random.get_state(legacy=True))[1])
     found["Python's random state"] = np.array(random.getstate()[1])
-    for role, state in rehearsal.states(learner).items():
+    for role, state in dry_run.states(learner).items():
         found[f"{role}'s counts"] = np.array([state.train_steps, state.iter_steps])
         for kind in ("weights", "moments"):
             for name, array in getattr(state, kind).items():
@@ -337,7 +337,7 @@ def _observe_scores(lab: Lab) -> Observed:
 
 
 def _wilson(hits: int, total: int) -> tuple[float, float]:
-    """Gives the 95% interval of a share (Wilson 1927, JASA 22, p. 209)."""
+    """Return the 95% interval of a share (Wilson 1927, JASA 22, p. 209)."""
     z, share = 1.959963984540054, hits / total
     middle = share + z * z / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))

@@ -14,8 +14,8 @@ from harness import accounting, data, models, pipeline, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.oracle import gemma, logprob
-from harness.upstream import rehearsal
-from harness.upstream import trace as trace_lib
+from harness.upstream.instrument import dry_run
+from harness.upstream.instrument import trace as trace_lib
 
 # Small, with everything switched on under which a wrong PPO shows: unequal
 # completions, left padding, sequences past the sliding window, two epochs, two
@@ -61,7 +61,7 @@ _END_PIECES = range(440, 500)
 
 
 def recipe(*assignments: str) -> recipe_lib.Recipe:
-    """Gives the recipe of the checks.
+    """Return the recipe of the checks.
 
     Args:
       *assignments: Changes, `a.b=value`.
@@ -78,7 +78,7 @@ def recipe(*assignments: str) -> recipe_lib.Recipe:
 
 
 def reward(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
-    """Scores texts by their letters: fractions of either sign, none alike."""
+    """Score texts by their letters: fractions of either sign, none alike."""
     del prompts
     answers = columns["answer"]
     return [
@@ -115,49 +115,49 @@ class Resumed:
     """
 
     step: int
-    states: dict[str, rehearsal.State]
+    states: dict[str, dry_run.State]
     global_step: int
     trace: trace_lib.Trace
-    ended: dict[str, rehearsal.State]
+    ended: dict[str, dry_run.State]
 
 
 class Lab:
     """Everything that the properties observe, each made when it is first asked for.
 
     Attributes:
-      mode: `mended`, or `stock` for Tunix exactly as installed.
-      mends: The fixes in place.
+      mode: `patched`, or `stock` for Tunix exactly as installed.
+      fixes: The fixes in place.
     """
 
-    def __init__(self, mode: upstream.Mode = "mended", fixes: str = "all"):
-        """Prepares nothing yet.
+    def __init__(self, mode: upstream.Mode = "patched", fixes: str = "all"):
+        """Prepare nothing yet.
 
         Args:
           mode: See the class.
-          fixes: Which fixes are in place, as `harness.upstream.mends` takes it.
+          fixes: Which fixes are in place, as `harness.upstream.choose_fixes` takes it.
         """
         self.mode = mode
-        self.mends = upstream.mends(mode, fixes)
+        self.fixes = upstream.choose_fixes(mode, fixes)
         self._folder = tempfile.TemporaryDirectory(prefix="ppo-harness-checks-")
         self._learners: list[upstream.Learner] = []
-        self._rehearsals: dict[Any, tuple[rehearsal.Rehearsal, ...]] = {}
+        self._rehearsals: dict[Any, tuple[dry_run.Rehearsal, ...]] = {}
 
     def close(self) -> None:
-        """Gives back threads and files."""
+        """Return back threads and files."""
         for learner in self._learners:
             upstream.release(learner)
         self._folder.cleanup()
 
-    def unmended(self, names: Sequence[str]) -> list[str]:
-        """Gives those defects that are in this Tunix and that no mend covers here.
+    def unfixed(self, names: Sequence[str]) -> list[str]:
+        """Return those defects that are in this Tunix and that no fix covers here.
 
         Args:
-          names: Ids in the ledger.
+          names: Ids of known issues.
 
         Returns:
           Ids, in their order.
         """
-        return [name for name in names if not self.mends.cover(name) and upstream.standing(name)]
+        return [name for name in names if not self.fixes.cover(name) and upstream.standing(name)]
 
     @functools.cached_property
     def recipe(self) -> recipe_lib.Recipe:
@@ -175,7 +175,7 @@ class Lab:
         directory: pathlib.Path | None = None,
         log_probs: bool = False,
     ) -> Pieces:
-        """Makes a learner.
+        """Make a learner.
 
         Args:
           *assignments: Changes to the recipe.
@@ -201,10 +201,10 @@ class Lab:
             tokenizer=tokenizer,
             reference=policy if recipe.ppo.beta > 0 else None,
             directory=directory,
-            mends=self.mends,
+            fixes=self.fixes,
             log_probs=log_probs,
         )
-        learner = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward, mends=self.mends)
+        learner = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward, fixes=self.fixes)
         self._learners.append(learner)
         return Pieces(
             recipe=recipe,
@@ -220,8 +220,8 @@ class Lab:
 
     def rehearse(
         self, *assignments: str, batches: int, stop: int | None = None, **options: Any
-    ) -> tuple[rehearsal.Rehearsal, ...]:
-        """Rehearses a training; see `harness.upstream.rehearsal`.
+    ) -> tuple[dry_run.Rehearsal, ...]:
+        """Rehearse a training; see `harness.upstream.instrument.dry_run`.
 
         Args:
           *assignments: Changes to the recipe.
@@ -235,10 +235,10 @@ class Lab:
         key = repr((assignments, batches, stop, options))
         if key not in self._rehearsals:
             play = functools.partial(
-                rehearsal.rehearse,
+                dry_run.rehearse,
                 recipe_lib.replace(self.recipe, "ppo.beta=0", *assignments),
                 tokenizer=self.pieces.tokenizer,
-                mends=self.mends,
+                fixes=self.fixes,
                 **options,
             )
             if stop is None:
@@ -276,11 +276,11 @@ class Lab:
         whole = self.trace
         step = accounting.optimizer_steps_per_batch(self.recipe)
         folder = self.folder / "resumed"
-        rehearsal.copy_checkpoints(self.folder / "whole", folder, step)
+        dry_run.copy_checkpoints(self.folder / "whole", folder, step)
         pieces = self.build(directory=folder, log_probs=whole.generations[0].log_probs is not None)
-        states, global_step = rehearsal.states(pieces.learner), pieces.cluster.global_steps
+        states, global_step = dry_run.states(pieces.learner), pieces.cluster.global_steps
         trace = trace_lib.watch(pieces.learner, pieces.dataset.train)
-        return Resumed(step, states, global_step, trace, rehearsal.states(pieces.learner))
+        return Resumed(step, states, global_step, trace, dry_run.states(pieces.learner))
 
     @functools.cached_property
     def replay(self) -> "Replay":
@@ -289,7 +289,7 @@ class Lab:
 
 
 def _move_apart(actor: Any) -> None:
-    """Gives LoRA's second factors values, so that the policy is not its reference."""
+    """Return LoRA's second factors values, so that the policy is not its reference."""
     rng = np.random.default_rng(5)
     for name, factor in sorted(upstream.parameters(actor).items()):
         if name.endswith("_lora_b"):
@@ -325,7 +325,7 @@ class Replay:
         )
 
     def policy(self, weights: Mapping[str, np.ndarray], *, adapted: bool = True) -> Any:
-        """Merges LoRA into the weights of an actor, or leaves it out: the reference."""
+        """Merge LoRA into the weights of an actor, or leaves it out: the reference."""
         plain, pairs = gemma.split_lora(weights)
         if not adapted:
             return plain
@@ -339,7 +339,7 @@ class Replay:
         completion_ids: np.ndarray,
         real: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Computes the logits [B, T, V] from which each completion token was drawn.
+        """Compute the logits [B, T, V] from which each completion token was drawn.
 
         Args:
           weights: By path.
@@ -367,7 +367,7 @@ class Replay:
         temperature: float | None = None,
         real: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Computes log-probs [B, T], at the rollout's temperature unless told another."""
+        """Compute log-probs [B, T], at the rollout's temperature unless told another."""
         temperature = self.recipe.rollout.temperature if temperature is None else temperature
         logits = self.logits(weights, prompt_ids, completion_ids, real)
         return logprob.token_log_probs(logits, completion_ids, temperature)
@@ -375,7 +375,7 @@ class Replay:
     def values(
         self, critic: Mapping[str, np.ndarray], prompt_ids: np.ndarray, completion_ids: np.ndarray
     ) -> np.ndarray:
-        """Computes values [B, T] of the states before each completion token."""
+        """Compute values [B, T] of the states before each completion token."""
         ids = np.concatenate([prompt_ids, completion_ids], axis=1)
         backbone = {
             name.removeprefix("backbone/"): leaf

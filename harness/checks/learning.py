@@ -54,11 +54,11 @@ class _Letters:
     """A tokenizer of single letters, for a vocabulary as small as the task."""
 
     def encode(self, text: str) -> list[int]:
-        """Gives the ids of letters."""
+        """Return the ids of letters."""
         return [4 + _LETTERS.index(letter) for letter in text]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Gives the letters among ids."""
+        """Return the letters among ids."""
         return "".join(_LETTERS[int(each) - 4] for each in ids if int(each) >= 4)
 
     def pad_id(self) -> int:
@@ -74,7 +74,7 @@ class _Letters:
         return 2
 
     def end_ids(self, pieces: Sequence[str]) -> tuple[int, ...]:
-        """Gives the one id that ends a completion."""
+        """Return the one id that ends a completion."""
         del pieces
         return (self.eos_id(),)
 
@@ -98,7 +98,7 @@ class Curve:
 
 
 def _share(wished: Collection[str]) -> Score:
-    """Gives the share of a full completion's places that hold a wished letter."""
+    """Return the share of a full completion's places that hold a wished letter."""
 
     def score(texts: Sequence[str]) -> np.ndarray:
         return np.array([sum(each in wished for each in text) / _NEW_TOKENS for text in texts])
@@ -113,7 +113,7 @@ def _train(
     wished: Collection[str] = _TARGET,
     reward: Callable[[np.ndarray], np.ndarray] = np.positive,
 ) -> Curve:
-    """Trains a fresh policy on the rewards that `reward` makes of shares."""
+    """Train a fresh policy on the rewards that `reward` makes of shares."""
     recipe = recipe_lib.load("tiny", assignments=(*_RECIPE, f"seed={seed}", *assignments))
     mesh = models.make_mesh(recipe.sharding)
     policy = pipeline.make_policy(recipe, mesh)
@@ -137,9 +137,9 @@ def _train(
         actor=policy,
         critic=models.make_critic(policy, mesh, seed),
         tokenizer=tokenizer,
-        mends=lab.mends,
+        fixes=lab.fixes,
     )
-    learner = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward_fn, mends=lab.mends)
+    learner = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward_fn, fixes=lab.fixes)
     rng = np.random.default_rng(seed)
     batch = recipe.batching.batch
     prompts = [
@@ -156,7 +156,7 @@ def _train(
 
 
 def _broken(lab: Lab, defects: Collection[str]) -> bool:
-    return not all(lab.mends.cover(each) for each in defects)
+    return not all(lab.fixes.cover(each) for each in defects)
 
 
 _BREAKS_LEARNING = ("reward-truncated", "end-token-dropped", "whitening-group")

@@ -11,7 +11,7 @@ from harness import recipe as recipe_lib
 from harness.checks import wrong
 from harness.checks.lab import Lab
 from harness.checks.property import EXACT, Comparison, Observed, Property
-from harness.upstream import programs
+from harness.upstream.instrument import programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Trained:
 def _observe(lab: Lab) -> Observed:
     recipe = recipe_lib.replace(lab.recipe, "critic.lora.rank=2")
     mesh = models.make_mesh(recipe.sharding)
-    trainer: Any = programs.abstract_learner(recipe, mesh, lab.mends).rl_cluster.critic_trainer
+    trainer: Any = programs.abstract_learner(recipe, mesh, lab.fixes).rl_cluster.critic_trainer
     everything = _paths(nnx.state(trainer.model, nnx.Param))
     trained = _paths(nnx.state(trainer.model, trainer.optimizer.wrt))
     adapters = {path for path in everything if "_lora_" in path}

@@ -12,7 +12,7 @@ from harness.checks.property import EXACT, Comparison, Observed, Property, Toler
 from harness.oracle import advantage as advantage_lib
 from harness.oracle import logprob
 from harness.oracle import loss as loss_lib
-from harness.upstream import losses
+from harness.upstream.instrument import losses
 
 _FORMULA = Tolerance(
     1e-5,
@@ -50,7 +50,7 @@ class Terms:
 
     @classmethod
     def of(cls, ppo: recipe_lib.Ppo) -> "Terms":
-        """Reads a recipe."""
+        """Read a recipe."""
         low, high = ppo.epsilon_low, ppo.epsilon_high
         return cls(
             ppo.epsilon if low is None else low,
@@ -94,7 +94,7 @@ def _mask(lengths: tuple[int, ...] = _LENGTHS) -> np.ndarray:
 
 
 def _policy_inputs(temperature: float, mask: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """Gives logits and an example whose ratios at `temperature` are `_RATIOS` in turn."""
+    """Return logits and an example whose ratios at `temperature` are `_RATIOS` in turn."""
     rng = np.random.default_rng(3)
     shape = _ROWS, _TOKENS
     logits = rng.normal(0, 1.5, (_ROWS, _PROMPT + _TOKENS, _VOCABULARY)).astype(np.float32)
@@ -116,7 +116,7 @@ def _policy_inputs(temperature: float, mask: np.ndarray) -> tuple[np.ndarray, di
 
 
 def _value_inputs(mask: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """Gives values and an example in which the recipe's clip acts on either side."""
+    """Return values and an example in which the recipe's clip acts on either side."""
     rng = np.random.default_rng(4)
     shape = _ROWS, _TOKENS
     order = np.cumsum(mask).reshape(shape)
@@ -206,7 +206,7 @@ def _observe_policy(lab: Lab) -> Observed:
     return {
         "terms": Terms.of(lab.recipe.ppo),
         "temperature": temperature,
-        "used": temperature if "log-prob-temperature" in lab.mends else 1.0,
+        "used": temperature if "log-prob-temperature" in lab.fixes else 1.0,
         "cases": [_policy_case(lab, "grid", *_policy_inputs(temperature, mask))],
     }
 
@@ -233,9 +233,9 @@ def _observe_plain(lab: Lab) -> Observed:
     return {
         "terms": Terms.of(plain),
         "given": given,
-        "bounds": [losses.epsilons(each, lab.mends) for each in given],
+        "bounds": [losses.epsilons(each, lab.fixes) for each in given],
         "temperature": temperature,
-        "used": temperature if "log-prob-temperature" in lab.mends else 1.0,
+        "used": temperature if "log-prob-temperature" in lab.fixes else 1.0,
         "cases": [_policy_case(lab, "plain", *_policy_inputs(temperature, mask), ppo=plain)],
     }
 
@@ -283,7 +283,7 @@ def _observe_degenerate(lab: Lab) -> Observed:
     return {
         "terms": Terms.of(lab.recipe.ppo),
         "temperature": temperature,
-        "used": temperature if "log-prob-temperature" in lab.mends else 1.0,
+        "used": temperature if "log-prob-temperature" in lab.fixes else 1.0,
         "cases": policy,
         "value": {"clip_range": lab.recipe.ppo.clip_range_value, "cases": value},
     }
@@ -295,7 +295,7 @@ def _compare_degenerate(observed: Observed, known: Collection[str]) -> Iterator[
 
 
 def _spoilt(example: Mapping[str, Any], names: tuple[str, ...], fills: Any) -> dict[str, Any]:
-    """Puts other things at the masked places of some fields."""
+    """Put other things at the masked places of some fields."""
     masked = ~example["completion_mask"]
     changed = dict(example)
     for index, name in enumerate(names):
@@ -306,7 +306,7 @@ def _spoilt(example: Mapping[str, Any], names: tuple[str, ...], fills: Any) -> d
 
 
 def _masked_cases(lab: Lab, spoils: Mapping[str, tuple[tuple[str, ...], Any]]) -> Observed:
-    """Runs both losses on clean and on spoilt examples."""
+    """Run both losses on clean and on spoilt examples."""
     policy = _policy_inputs(lab.recipe.rollout.temperature, _mask())
     value = _value_inputs(_mask())
     clean = {
@@ -327,7 +327,7 @@ def _masked_cases(lab: Lab, spoils: Mapping[str, tuple[tuple[str, ...], Any]]) -
 def _compare_spoilt(
     clean: Case, case: Case, nan_places: np.ndarray, nan_figures: bool = False
 ) -> Iterator[Comparison]:
-    """Asks for equal bits, but for NaN where a known defect may give it.
+    """Ask for equal bits, but for NaN where a known defect may give it.
 
     Whether it does is the compiler's choice: XLA turns a product with a mask into a
     selection, which drops NaN, where it can.
@@ -414,7 +414,7 @@ class Estimate:
 
 
 def _steps(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gives rewards at every real token, the largest at each row's last, and values."""
+    """Return rewards at every real token, the largest at each row's last, and values."""
     rng = np.random.default_rng(6)
     rewards = rng.normal(0, 0.1, mask.shape)
     last = np.cumsum(mask, axis=1) == mask.sum(axis=1, keepdims=True)
@@ -534,7 +534,7 @@ def _observe_gae_degenerate(lab: Lab) -> Observed:
 
 
 def _wrong_cases(change: Callable[[Any], Any]) -> Callable[[Observed], Observed]:
-    """Changes what every case gave."""
+    """Change what every case gave."""
 
     def wrong(observed: Observed) -> Observed:
         return {**observed, "cases": [change(case) for case in observed["cases"]]}
@@ -547,7 +547,7 @@ def _wrong_figures(change: Callable[[Figures], Figures]) -> Callable[[Observed],
 
 
 def _wrong_policy(**changes: Any) -> Callable[[Observed], Observed]:
-    """Gives what a loss of other terms would have given."""
+    """Return what a loss of other terms would have given."""
 
     def wrong(observed: Observed) -> Observed:
         terms = dataclasses.replace(observed["terms"], **changes)
@@ -563,7 +563,7 @@ def _wrong_policy(**changes: Any) -> Callable[[Observed], Observed]:
 def _wrong_example(
     name: str, change: Callable[[np.ndarray], Any]
 ) -> Callable[[Observed], Observed]:
-    """Gives what a loss that reads a field wrongly would have given."""
+    """Return what a loss that reads a field wrongly would have given."""
 
     def wrong(observed: Observed) -> Observed:
         def misread(case: Case) -> Case:

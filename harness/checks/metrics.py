@@ -15,7 +15,7 @@ _SPREAD = ("mean", "max", "min")
 
 
 def _figures(group: Any, recipe: Any, known: Collection[str]) -> dict[str, np.ndarray]:
-    """Gives all numbers of a group over which each logged figure is taken."""
+    """Return all numbers of a group over which each logged figure is taken."""
     example = group.example
     mask = example["completion_mask"].astype(bool)
     rewards = advantage_checks.token_rewards(group, recipe, known).sum(axis=1)
@@ -37,7 +37,7 @@ def _figures(group: Any, recipe: Any, known: Collection[str]) -> dict[str, np.nd
 
 
 def _names(figure: str) -> dict[str, Any]:
-    """Gives the logged names of a figure, and what each takes of the numbers."""
+    """Return the logged names of a figure, and what each takes of the numbers."""
     takes = {"mean": np.mean, "max": np.max, "min": np.min}
     if figure in ("rewards/reward_kl_penalty", "rewards/format_rate"):
         return {figure: np.mean}

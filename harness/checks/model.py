@@ -71,7 +71,7 @@ def _compare_layout(observed: Observed, known: Collection[str]) -> Iterator[Comp
 
 
 def _turned(array: np.ndarray) -> np.ndarray:
-    """Gives a matrix the other way round, in its own shape."""
+    """Return a matrix the other way round, in its own shape."""
     return array.T.reshape(array.shape)
 
 
@@ -93,7 +93,7 @@ def _observe_meshes(lab: Lab) -> Observed:
             )
         )
     replay, ids = lab.replay, (prompts, completions)
-    temperature = 1.0 if "log-prob-temperature" not in lab.mends else None
+    temperature = 1.0 if "log-prob-temperature" not in lab.fixes else None
     policy = replay.policy(upstream.weights(pieces.actor))
     critic = upstream.weights(pieces.critic)
     want = np.stack([replay.log_probs(policy, *ids, temperature), replay.values(critic, *ids)])

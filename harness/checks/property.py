@@ -42,7 +42,7 @@ class Tolerance:
     why: str
 
     def __str__(self) -> str:
-        """Says it in figures."""
+        """Describe it in figures."""
         if not (self.relative or self.absolute):
             return "exact"
         parts = []
@@ -69,7 +69,7 @@ class Property:
       compare: Sets it beside what is right. Given ids of defects, what is right
         is what these defects, and nothing else, would make of it.
       wrong: Wrong things to have observed, by name; the property refuses each.
-      defects: Ids in the ledger of what can break it.
+      defects: Ids of the known issues that can break it.
       slow: Whether it takes more than a few seconds of its own.
     """
 
@@ -84,7 +84,7 @@ class Property:
     slow: bool = False
 
     def judge(self, observed: Observed, known: Collection[str] = ()) -> list[str]:
-        """Gives what does not hold, in a sentence each.
+        """Return what does not hold, in a sentence each.
 
         Args:
           observed: From `observe`.
@@ -99,7 +99,7 @@ class Property:
         return [said for each in found if (said := difference(each, self.tolerance))]
 
     def distance(self, observed: Observed, known: Collection[str] = ()) -> float:
-        """Gives the largest distance in tolerances; for exact ones, 0 or infinity."""
+        """Return the largest distance in tolerances; for exact ones, 0 or infinity."""
         return max(
             (distance(each, self.tolerance) for each in self.compare(observed, known)),
             default=np.inf,
@@ -112,7 +112,7 @@ class Outcome:
 
     Attributes:
       property: The property.
-      status: `pass`; `known-defect` if it is exactly the ledger's; `fail`; or
+      status: `pass`; `known-defect` if known issues, and nothing else, break it; `fail`; or
         `error` if it could not be observed.
       said: What does not hold.
       distance: Largest distance in tolerances.
@@ -125,7 +125,7 @@ class Outcome:
 
 
 def run(each: Property, lab: Lab) -> Outcome:
-    """Observes and judges one property.
+    """Observe and judges one property.
 
     Args:
       each: The property.
@@ -139,8 +139,8 @@ def run(each: Property, lab: Lab) -> Outcome:
         said = each.judge(observed)
         if not said:
             return Outcome(each, "pass", [], each.distance(observed))
-        unmended = lab.unmended(each.defects)
-        if unmended and not each.judge(observed, unmended):
+        unfixed = lab.unfixed(each.defects)
+        if unfixed and not each.judge(observed, unfixed):
             return Outcome(each, "known-defect", said, each.distance(observed))
         return Outcome(each, "fail", said, each.distance(observed))
     except Exception as error:
@@ -148,7 +148,7 @@ def run(each: Property, lab: Lab) -> Outcome:
 
 
 def distance(comparison: Comparison, tolerance: Tolerance) -> float:
-    """Gives how many tolerances a comparison is off; infinity if it is none of the kind."""
+    """Return how many tolerances a comparison is off; infinity if it is none of the kind."""
     got, want = np.asarray(comparison.got), np.asarray(comparison.want)
     if got.shape != want.shape or not got.size:
         return np.inf
@@ -162,7 +162,7 @@ def distance(comparison: Comparison, tolerance: Tolerance) -> float:
 
 
 def difference(comparison: Comparison, tolerance: Tolerance) -> str | None:
-    """Says how a comparison fails, or nothing."""
+    """Describe how a comparison fails, or nothing."""
     if distance(comparison, tolerance) <= 1:
         return None
     got, want = np.asarray(comparison.got), np.asarray(comparison.want)

@@ -15,7 +15,7 @@ from harness.checks.property import EXACT, Comparison, Observed, Property, Toler
 from harness.oracle import logprob
 from harness.oracle import rollout as rollout_lib
 from harness.oracle import sampling as law_lib
-from harness.upstream import sampling
+from harness.upstream.instrument import sampling
 
 _LEVEL = 1e-6
 # Under a higher temperature than this the few tokens that are left are nearly
@@ -51,7 +51,7 @@ class _Case:
 
 
 def _prompts(lab: Lab) -> list[str]:
-    """Gives 4 prompts of unequal length; one fills its row."""
+    """Return 4 prompts of unequal length; one fills its row."""
     encode, width = lab.pieces.tokenizer.encode, lab.recipe.rollout.max_prompt_length
     batch = next(iter(lab.pieces.dataset.train))
     texts = [str(prompt) for prompt in batch["prompts"][:4]]
@@ -67,7 +67,7 @@ def _ids(lab: Lab) -> Observed:
 
 
 def _cut(row: np.ndarray, observed: Observed, known: Collection[str]) -> np.ndarray:
-    """Gives the completion that was drawn, its end included; a drawn pad ends it too."""
+    """Return the completion that was drawn, its end included; a drawn pad ends it too."""
     pad = () if _PADS_GO_ON & set(known) else (observed["pad"],)
     return rollout_lib.cut_after_end(row, (*observed["ends"], *pad))
 
@@ -91,7 +91,7 @@ def _table(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
 def _by_row(
     name: str, change: Callable[[Observed, int, int], Any]
 ) -> Callable[[Observed], Observed]:
-    """Changes what was observed of each row of each generation."""
+    """Change what was observed of each row of each generation."""
 
     def changed(observed: Observed) -> Observed:
         return {
@@ -260,7 +260,7 @@ def _compare_prompts(observed: Observed, known: Collection[str]) -> Iterator[Com
 def _case(
     lab: Lab, what: str, draws: Sequence[sampling.Draws], weights: Any, **settings: Any
 ) -> _Case:
-    """Gathers the draws of completions, ends included, with the oracle's logits of each."""
+    """Gather the draws of completions, ends included, with the oracle's logits of each."""
     ids = _ids(lab)
     plain = lab.recipe.rollout
     law = [settings.get(each, getattr(plain, each)) for each in ("temperature", "top_k", "top_p")]
@@ -287,7 +287,7 @@ def _case(
 
 
 def _chances(case: _Case, known: Collection[str]) -> np.ndarray:
-    """Gives the distribution [L, V] of each place, as known defects leave it."""
+    """Return the distribution [L, V] of each place, as known defects leave it."""
     temperature, top_k, top_p = case.law
     chances = law_lib.distribution(case.logits, temperature, top_k, top_p)
     if "nucleus-beside-top-k" not in known:
@@ -299,7 +299,7 @@ def _chances(case: _Case, known: Collection[str]) -> np.ndarray:
 
 
 def _law_ratio(case: _Case, chances: np.ndarray) -> float:
-    """Gives Pearson's statistic over its bound, by rank of likelihood.
+    """Return Pearson's statistic over its bound, by rank of likelihood.
 
     The draws differ in their laws, so that what is counted is how often one of
     the likeliest tokens was drawn, one of the next and so on, in some 20 cells
@@ -320,7 +320,7 @@ def _law_ratio(case: _Case, chances: np.ndarray) -> float:
 
 
 def _repeats_ratio(case: _Case, chances: np.ndarray) -> float:
-    """Gives how often a token follows itself, less what is expected, over its bound.
+    """Return how often a token follows itself, less what is expected, over its bound.
 
     Bernstein's inequality bounds a sum of independent events of total variance v:
     it passes its mean by t with a probability of at most exp(-t^2 / (2 v + 2 t / 3)).
@@ -348,7 +348,7 @@ def _observe_law(lab: Lab) -> Observed:
 
 
 def _narrow(lab: Lab, seeds: Sequence[int]) -> list[sampling.Draws]:
-    """Draws the first token of 4 prompts, 128 times each, and nothing after it."""
+    """Draw the first token of 4 prompts, 128 times each, and nothing after it."""
     return [
         sampling.draw(
             lab.pieces.cluster,
@@ -369,7 +369,7 @@ def _compare_law(observed: Observed, known: Collection[str]) -> Iterator[Compari
 
 
 def _redrawn(index: int, *law: Any) -> Callable[[Observed], Observed]:
-    """Draws the tokens of a case anew, by another law."""
+    """Draw the tokens of a case anew, by another law."""
 
     def changed(observed: Observed) -> Observed:
         cases = list(observed["cases"])
@@ -391,7 +391,7 @@ def _drawn(case: _Case, law: Sequence[Any]) -> _Case:
 
 
 def _one_noise(observed: Observed) -> Observed:
-    """Draws each token of a row with the noise of its first."""
+    """Draw each token of a row with the noise of its first."""
     case, *rest = observed["cases"]
     noise = np.random.default_rng(0).gumbel(size=(case.rows[-1] + 1, case.logits.shape[1]))
     tokens = np.argmax(case.logits[case.at] / case.law[0] + noise[case.rows], axis=1)
@@ -467,7 +467,7 @@ def _compare_noise(observed: Observed, known: Collection[str]) -> Iterator[Compa
 
 
 def _alike(*noises: int) -> Callable[[Observed], Observed]:
-    """Gives rows that are alike where the numbers of their noise are."""
+    """Return rows that are alike where the numbers of their noise are."""
 
     def changed(observed: Observed) -> Observed:
         rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from harness.checks import wrong
 from harness.checks.lab import Lab
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.oracle import schedule as oracle
-from harness.upstream import rehearsal
+from harness.upstream.instrument import dry_run
 
 _ROLES = ("actor", "critic")
 _OFF = "mini-batch-off-policy"
@@ -110,12 +110,12 @@ RESUMED = Case(8, 4, 2, 2, max_steps=100, batches=6)
 RESUMED_AFTER = 2
 
 
-def _rehearse(lab: Lab, case: Case) -> rehearsal.Rehearsal:
+def _rehearse(lab: Lab, case: Case) -> dry_run.Rehearsal:
     return lab.rehearse(*case.assignments, batches=case.batches)[0]
 
 
 def _rows(micro_batches: Sequence[tuple[int, Sequence[int]]]) -> np.ndarray:
-    """Gives each row's optimizer step, micro-batch, place and problem, [N, 4].
+    """Return each row's optimizer step, micro-batch, place and problem, [N, 4].
 
     Micro-batches are named by their first problem and sorted within a step: they
     accumulate into one step, whatever their order.
@@ -392,14 +392,14 @@ def _compare_resume(observed: Observed, known: Collection[str]) -> Iterator[Comp
         )
 
 
-def _steps(change: Callable[[list[rehearsal.Step]], list[rehearsal.Step]]) -> Any:
-    def changed(got: list[rehearsal.Rehearsal]) -> list[rehearsal.Rehearsal]:
+def _steps(change: Callable[[list[dry_run.Step]], list[dry_run.Step]]) -> Any:
+    def changed(got: list[dry_run.Rehearsal]) -> list[dry_run.Rehearsal]:
         return [dataclasses.replace(each, steps=change(each.steps)) for each in got]
 
     return wrong.value("got", changed)
 
 
-def _first_batch_otherwise(steps: list[rehearsal.Step]) -> list[rehearsal.Step]:
+def _first_batch_otherwise(steps: list[dry_run.Step]) -> list[dry_run.Step]:
     """Cut the first batch alike in all passes if no batch is, and anew in each if all are."""
     case = _CASES[2]
     own = [each for each in steps if each.role == "actor" and max(each.problems) < case.batch]
@@ -417,7 +417,7 @@ def _first_batch_otherwise(steps: list[rehearsal.Step]) -> list[rehearsal.Step]:
     return changed
 
 
-def _one_step_late(each: rehearsal.Step) -> rehearsal.Step:
+def _one_step_late(each: dry_run.Step) -> dry_run.Step:
     return dataclasses.replace(each, train_steps=each.train_steps + 1)
 
 

@@ -46,7 +46,7 @@ class Step:
         return {n: np.concatenate([u.example[n] for u in self.updates]) for n in names}
 
     def mean(self, figure: Callable[[Any], float]) -> float:
-        """Averages a figure over the micro-batches."""
+        """Average a figure over the micro-batches."""
         return float(np.mean([figure(update) for update in self.updates]))
 
 
@@ -75,7 +75,7 @@ def objective(
     replay: Replay,
     known: Collection[str],
 ) -> dict[str, float]:
-    """Computes what the trainer reports of some sequences: loss and figures beside it.
+    """Compute what the trainer reports of some sequences: loss and figures beside it.
 
     Args:
       step: Whose role is asked for.
@@ -190,7 +190,7 @@ def _compare_epochs(observed: Observed, known: Collection[str]) -> Iterator[Comp
 
 
 def _recovered(step: Step, moments: Mapping[str, np.ndarray], b1: float) -> dict[str, np.ndarray]:
-    """Gives the gradient that AdamW was given, from its first moments."""
+    """Return the gradient that AdamW was given, from its first moments."""
     before = step.updates[0].moments_before
     return {
         name.split("/mu/")[1]: (moments[name].astype(np.float64) - b1 * before[name]) / (1 - b1)
@@ -236,7 +236,7 @@ def _compare_slopes(observed: Observed, known: Collection[str]) -> Iterator[Comp
 def _mixed(
     gradient: Mapping[str, np.ndarray], norm: float, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Gives a direction in which every weight has a part alike, along its gradient and across."""
+    """Return a direction in which every weight has a part alike, along its gradient and across."""
     direction = {}
     for name, leaf in sorted(gradient.items()):
         size = max(float(np.linalg.norm(leaf)), 0.01 * norm)

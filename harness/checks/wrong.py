@@ -9,7 +9,7 @@ from harness.checks.property import Observed
 
 
 def each(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Observed], Observed]:
-    """Changes every array of a list that was observed.
+    """Change every array of a list that was observed.
 
     Args:
       name: Key of the list.
@@ -26,7 +26,7 @@ def each(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Observed],
 
 
 def value(name: str, change: Callable[[Any], Any]) -> Callable[[Observed], Observed]:
-    """Changes one thing that was observed."""
+    """Change one thing that was observed."""
 
     def wrong(observed: Observed) -> Observed:
         return {**observed, name: change(observed[name])}
@@ -35,10 +35,10 @@ def value(name: str, change: Callable[[Any], Any]) -> Callable[[Observed], Obser
 
 
 def late(array: np.ndarray) -> np.ndarray:
-    """Moves the last axis by one place."""
+    """Move the last axis by one place."""
     return np.roll(array, 1, axis=-1)
 
 
 def next_row(array: np.ndarray) -> np.ndarray:
-    """Gives each row what is its neighbour's."""
+    """Return each row what is its neighbour's."""
     return np.roll(array, 1, axis=0)

@@ -24,11 +24,11 @@ def doctor(json_file: pathlib.Path | None, **recipe_options: Any) -> int:
         doctor_lib.Check(
             f"defect {defect.id}",
             "warn" if defect.id in present else "ok",
-            f"{defect.title} Fixed by default: {defect.mend}"
+            f"{defect.title} Fixed by default: {defect.fix}"
             if defect.id in present
             else "not in this Tunix: its fix can go",
         )
-        for defect in upstream.DEFECTS
+        for defect in upstream.KNOWN_ISSUES
         if defect.probe
     ]
     report = doctor_lib.examine(recipe, defects=issues)

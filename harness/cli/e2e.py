@@ -52,7 +52,7 @@ def e2e(
     console = Console()
     console.print(render.checks(e2e_lib.examine(recipe, force=force)))
     chip = e2e_lib.chip()
-    planned = e2e_lib.plan(recipe, chip, "mended") if chip else None
+    planned = e2e_lib.plan(recipe, chip, "patched") if chip else None
     console.print(
         f"planned for {chip}: it fits" if planned else "not planned: no `plan` for this chip here"
     )
@@ -60,7 +60,7 @@ def e2e(
         result = pipeline.run(
             recipe, out, console=console, resume=resume, stop=stop, log_probs=log_probs
         )
-    render.result(console, recipe, "mended", result, out)
+    render.result(console, recipe, "patched", result, out)
     figures = e2e_lib.figures(result, planned)
     console.print(render.figures(figures))
     return int(any(each.holds is False for each in figures))

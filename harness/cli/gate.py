@@ -29,7 +29,7 @@ from harness.files import write_whole
 @click.option("--preset", default="tiny", show_default=True, help="Whose shapes are measured.")
 @options.assignment
 @options.upstream(
-    "Fix Tunix or not [default: stock against another Tunix, else mended].", default=None
+    "Fix Tunix or not [default: stock against another Tunix, else patched].", default=None
 )
 @click.option("--core", type=int, metavar="N", help="Core to which both arms are pinned.")
 @click.option("--rounds", type=click.IntRange(3), default=9, show_default=True)

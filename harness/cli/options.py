@@ -42,7 +42,9 @@ fixes = click.option(
 )
 
 
-def upstream(description: str, *, default: str | None = "mended") -> Callable[[_Command], _Command]:
+def upstream(
+    description: str, *, default: str | None = "patched"
+) -> Callable[[_Command], _Command]:
     """Return the option `--upstream`.
 
     Args:
@@ -53,7 +55,7 @@ def upstream(description: str, *, default: str | None = "mended") -> Callable[[_
     return click.option(
         "--upstream",
         "mode",
-        type=click.Choice(["mended", "stock"]),
+        type=click.Choice(["patched", "stock"]),
         default=default,
         show_default=default is not None,
         help=description,

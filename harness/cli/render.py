@@ -24,7 +24,7 @@ def result(
     Args:
       console: Where to.
       recipe: What was run.
-      mode: `mended` or `stock`.
+      mode: `patched` or `stock`.
       found: `harness.pipeline.Result`.
       out: The run's folder.
     """
@@ -50,7 +50,7 @@ def result(
         console.print(f"[bold]{each.id}[/bold]: {escape(each.text)}", soft_wrap=True)
     console.print(
         f"Tunix {found.to_dict()['upstream']['version']} ({mode}); fixes: "
-        f"{', '.join(found.mends) or 'none'}; checkpoint of step {found.checkpoint_step}"
+        f"{', '.join(found.fixes) or 'none'}; checkpoint of step {found.checkpoint_step}"
     )
     line(console, f"written: {out / 'result.json'}")
 
@@ -144,7 +144,7 @@ def known_issues(report: Any) -> Table:
     table = Table("known issue", "present", "fixed", "what")
     for each in report.findings:
         present = {True: "yes", False: "no", None: "not looked at"}[each.present]
-        table.add_row(each.defect.id, present, "yes" if each.mended else "no", each.defect.title)
+        table.add_row(each.defect.id, present, "yes" if each.fixed else "no", each.defect.title)
         if each.reproduction:
             table.add_row("", "", "", escape(each.reproduction.output))
     return table
@@ -156,7 +156,7 @@ def conformance(console: Console, report: Any, mode: str) -> None:
     Args:
       console: Where to.
       report: What was found.
-      mode: `mended` or `stock`.
+      mode: `patched` or `stock`.
     """
     console.print(properties(report))
     console.print(known_issues(report))

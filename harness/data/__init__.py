@@ -79,7 +79,7 @@ class _Selection(Sequence[Problem]):
 
 
 def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
-    """Reads, shuffles, prompts and batches the problems of a recipe.
+    """Read, shuffles, prompts and batches the problems of a recipe.
 
     Args:
       recipe: Source, sizes and seeds. Only `data.shuffle_seed` and, for the
@@ -141,7 +141,7 @@ def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
 
 
 def supervised_problems(recipe: Recipe) -> list[Problem]:
-    """Gives the whole training split for supervised training, unshuffled.
+    """Return the whole training split for supervised training, unshuffled.
 
     Args:
       recipe: As in `load`.
@@ -187,7 +187,7 @@ def _columns(data: Data, problem: Problem) -> dict[str, str]:
 
 
 def _length(recipe: Recipe, tokenizer: Encoder, problem: Problem) -> int:
-    """Counts the tokens that the sampler sees: `<bos>` and the prompt's."""
+    """Count the tokens that the sampler sees: `<bos>` and the prompt's."""
     return 1 + len(tokenizer.encode(format_prompt(recipe.data, problem.question)))
 
 

@@ -47,7 +47,7 @@ _ANSWER = "{name} has {a}{op}{b}=<<{a}{op}{b}={c}>>{c}{c_things}.\n#### {c}"
 
 
 def problems(config: Arithmetic) -> tuple[list[Problem], list[Problem]]:
-    """Writes the training and the test problems.
+    """Write the training and the test problems.
 
     Every pair of operands is asked equally often, up to one, in each split. A
     difference is never negative. No text occurs twice in or across the splits.
@@ -101,7 +101,7 @@ def problems(config: Arithmetic) -> tuple[list[Problem], list[Problem]]:
 
 
 def fragments() -> tuple[str, ...]:
-    """Gives every constant text of the questions, each once.
+    """Return every constant text of the questions, each once.
 
     Any question is a concatenation of these and of digits, which is what lets
     a small vocabulary write it in few tokens.
@@ -116,7 +116,7 @@ def fragments() -> tuple[str, ...]:
 def _rounds(
     random: np.random.Generator, kinds: int, train: int, test: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws which sum each problem asks, round after round over all sums.
+    """Draw which sum each problem asks, round after round over all sums.
 
     The test's last, partial round goes on where the training's stopped, so that
     no sum is asked more often than its share of the distinct texts.

@@ -40,7 +40,7 @@ class Rows(Sequence[Problem]):
     """One split's problems, each read from its ArrayRecord file when asked for."""
 
     def __init__(self, source: Any) -> None:
-        """Wraps a TFDS data source whose rows have `question` and `answer`."""
+        """Wrap a TFDS data source whose rows have `question` and `answer`."""
         self._source = source
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class _LocalGsm8k(upstream.Gsm8k, skip_registration=True):
     name = "gsm8k"
 
     def __init__(self, problems: Mapping[str, Sequence[Problem]], **kwargs: Any) -> None:
-        """Takes the problems of each split; all else as upstream's."""
+        """Take the problems of each split; all else as upstream's."""
         self._problems = problems
         super().__init__(**kwargs)
 
@@ -88,7 +88,7 @@ class _LocalGsm8k(upstream.Gsm8k, skip_registration=True):
 
 
 def prepare(source: str, cache_dir: pathlib.Path) -> dict[str, Rows]:
-    """Gives GSM8K's splits, preparing the ArrayRecord files where there are none.
+    """Return GSM8K's splits, preparing the ArrayRecord files where there are none.
 
     Args:
       source: `jsonl:DIR`, a folder with `train.jsonl` and `test.jsonl`; `tfds`,
@@ -157,7 +157,7 @@ def _prepare_jsonl(folder: epath.Path, cache_dir: pathlib.Path) -> dict[str, Row
 
 
 def _prepare_problems(problems: Mapping[str, Sequence[Problem]], prepared: pathlib.Path) -> None:
-    """Prepares beside the final folder and renames: what has its name is whole."""
+    """Prepare beside the final folder and renames: what has its name is whole."""
     try:
         prepared.parent.mkdir(parents=True, exist_ok=True)
         unfinished = pathlib.Path(
@@ -268,7 +268,7 @@ def _parse_line(line: bytes) -> Problem:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's progress off the terminal: standard output may be JSON."""
+    """Keep TFDS's progress off the terminal: standard output may be JSON."""
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
         yield

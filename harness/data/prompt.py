@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"-?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[
 
 
 def format_prompt(data: Data, question: str) -> str:
-    """Fills the recipe's template.
+    """Fill the recipe's template.
 
     Only the fields `{question}` and `{system_prompt}` are filled: braces in a
     question, or elsewhere in the template, are text.

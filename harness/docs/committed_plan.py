@@ -22,7 +22,7 @@ def page() -> str:
     limit = plan["hbm_bytes"] / _GIB
     blocks = [
         f"What `plan --preset {plan['recipe']['name']} --chip {plan['chip']}` reports, for Tunix "
-        f"{upstream['version']} with {len(upstream.get('fixes', upstream.get('mends', ())))} "
+        f"{upstream['version']} with {len(upstream['fixes'])} "
         f"fixes; compiled with {versions}. Bytes are the compiler's; times are lower bounds by "
         "arithmetic. Nothing was run. `nox -s plan -- --update` makes the plan again.",
         "## Programs",

@@ -10,7 +10,7 @@ from harness.docs import markdown
 _ASPECTS = {
     "Where": ("where",),
     "Effect": ("effect",),
-    "Fix": ("fix", "mend"),
+    "Fix": ("fix",),
     "Properties": ("shown_by", "properties"),
     "Releases": ("releases",),
 }
@@ -18,7 +18,7 @@ _ASPECTS = {
 
 def page() -> str:
     """Return the page: a table of all issues, and a section for each."""
-    issues = upstream.DEFECTS
+    issues = upstream.KNOWN_ISSUES
     fixed = [each for each in issues if fix_text(each)]
     blocks = [
         f"{len(issues)} issues in the PPO of Tunix are known; {len(fixed)} are fixed by the "

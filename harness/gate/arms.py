@@ -65,7 +65,7 @@ class Arm:
 
 
 def candidate(root: pathlib.Path, *, dirty: bool = False) -> Arm:
-    """Gives the arm of this checkout and this environment.
+    """Return the arm of this checkout and this environment.
 
     Args:
       root: Folder that holds the `harness` package.
@@ -97,7 +97,7 @@ def candidate(root: pathlib.Path, *, dirty: bool = False) -> Arm:
 
 @contextlib.contextmanager
 def against(reference: str, here: Arm, environments: pathlib.Path) -> Iterator[Arm]:
-    """Makes the other arm, with a checkout and an environment of its own.
+    """Make the other arm, with a checkout and an environment of its own.
 
     Args:
       reference: A git reference of the project, or `tunix==VERSION`.
@@ -138,13 +138,13 @@ def against(reference: str, here: Arm, environments: pathlib.Path) -> Iterator[A
 
 
 def tunix_version(reference: str) -> str | None:
-    """Gives the version that `tunix==VERSION` names; none for anything else."""
+    """Return the version that `tunix==VERSION` names; none for anything else."""
     found = re.fullmatch(r"(?:google-)?tunix==([A-Za-z0-9.+!]+)", reference)
     return found[1] if found else None
 
 
 def resolve(root: pathlib.Path, reference: str) -> str:
-    """Gives the commit of a git reference.
+    """Return the commit of a git reference.
 
     Args:
       root: The checkout.
@@ -172,7 +172,7 @@ def resolve(root: pathlib.Path, reference: str) -> str:
 
 
 def lay_ruler(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies what measures from one checkout over another."""
+    """Copy what measures from one checkout over another."""
     for part in RULER:
         if (source / part).is_dir():
             shutil.rmtree(target / part, ignore_errors=True)
@@ -184,7 +184,7 @@ def lay_ruler(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def freeze(arm: Arm) -> dict[str, str]:
-    """Gives the packages of an arm's environment: canonical name -> version.
+    """Return the packages of an arm's environment: canonical name -> version.
 
     Args:
       arm: The arm.
@@ -210,12 +210,12 @@ def freeze(arm: Arm) -> dict[str, str]:
 
 
 def canonical(name: str) -> str:
-    """Gives a distribution's name as all tools compare it."""
+    """Return a distribution's name as all tools compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Names the packages that two environments do not share, other than what is judged.
+    """Name the packages that two environments do not share, other than what is judged.
 
     Args:
       one: Packages of the baseline.
@@ -235,7 +235,7 @@ def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
 def changed_pins(
     ours: pathlib.Path, theirs: pathlib.Path, installed: Mapping[str, str]
 ) -> dict[str, str]:
-    """Gives the versions that another checkout pins otherwise, of what is installed here."""
+    """Return the versions that another checkout pins otherwise, of what is installed here."""
     mine, other = _pins(ours), _pins(theirs)
     return {
         name: version
@@ -251,7 +251,7 @@ def _pins(file: pathlib.Path) -> dict[str, str]:
 
 
 def environment(pins: Mapping[str, str], folder: pathlib.Path) -> str:
-    """Makes a virtual environment of exact versions, or takes the one made before.
+    """Make a virtual environment of exact versions, or takes the one made before.
 
     Args:
       pins: Canonical name -> version; all of them, so that nothing is resolved.
@@ -389,7 +389,7 @@ class Process(contextlib.AbstractContextManager["Process"]):
 
 
 def settings(arm: Arm, cache: pathlib.Path | None) -> dict[str, str]:
-    """Gives the environment variables of an arm's process.
+    """Return the environment variables of an arm's process.
 
     Args:
       arm: The arm.

@@ -10,7 +10,7 @@ from harness.gate import exact, records
 
 
 def path_for(folder: pathlib.Path, record: records.Record) -> pathlib.Path:
-    """Gives the file of a record's kind, recipe and chip.
+    """Return the file of a record's kind, recipe and chip.
 
     Args:
       folder: Where baselines live.
@@ -30,7 +30,7 @@ def path_for(folder: pathlib.Path, record: records.Record) -> pathlib.Path:
 
 
 def write(path: pathlib.Path, record: records.Record, reason: str) -> None:
-    """Takes a record as the baseline from now on.
+    """Take a record as the baseline from now on.
 
     Args:
       path: The baseline; what is there gives its history.
@@ -57,7 +57,7 @@ def write(path: pathlib.Path, record: records.Record, reason: str) -> None:
 
 
 def read(path: pathlib.Path) -> records.Record:
-    """Reads a baseline.
+    """Read a baseline.
 
     Args:
       path: The file.

@@ -30,7 +30,7 @@ def run(
     environments: pathlib.Path = pathlib.Path(".gate"),
     progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
-    """Answers, in one of four ways, whether something got worse.
+    """Answer, in one of four ways, whether something got worse.
 
     Two files are compared as they are; `against` measures two arms; `learning`
     holds finished runs to reference runs; otherwise this checkout's exact
@@ -43,8 +43,8 @@ def run(
       learning: Folders of runs.
       preset: Whose shapes are measured.
       assignments: Changes to it, `a.b=value`.
-      mode: `mended` or `stock`; if none, stock where two releases of Tunix are
-        compared, since mends are made for one, and mended elsewhere.
+      mode: `patched` or `stock`; if none, stock where two releases of Tunix are
+        compared, since fixes are made for one, and patched elsewhere.
       core: Where both arms are pinned.
       rounds: Turns within a pair of processes.
       dirty: Whether changes that are not committed may be judged.
@@ -70,7 +70,7 @@ def run(
     folder = baselines or ROOT / "baselines"
     if learning:
         return _learning(learning, folder, update_baseline, reason)
-    mode = mode or ("stock" if against and arms.tunix_version(against) else "mended")
+    mode = mode or ("stock" if against and arms.tunix_version(against) else "patched")
     plan = runner.Plan(
         arguments=(
             *("--preset", preset, "--upstream", mode),

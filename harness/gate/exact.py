@@ -31,7 +31,7 @@ UPDATE = "run `gate --update-baseline --reason WHY`"
 def compare(
     baseline: records.Record, candidate: records.Record, *, stored: bool = True
 ) -> tuple[Finding, ...]:
-    """Holds a candidate's figures to a baseline's.
+    """Hold a candidate's figures to a baseline's.
 
     Args:
       baseline: What was measured before.

@@ -65,7 +65,7 @@ class Runs:
 
 
 def from_results(paths: Sequence[pathlib.Path]) -> Runs:
-    """Reads the results of several runs.
+    """Read the results of several runs.
 
     Args:
       paths: `result.json` files, or the folders that hold them.
@@ -107,7 +107,7 @@ def from_results(paths: Sequence[pathlib.Path]) -> Runs:
 
 
 def read(path: pathlib.Path) -> Runs:
-    """Reads a reference.
+    """Read a reference.
 
     Args:
       path: The file.
@@ -141,7 +141,7 @@ def read(path: pathlib.Path) -> Runs:
 
 
 def write(path: pathlib.Path, runs: Runs, reason: str) -> None:
-    """Takes runs as the reference from now on.
+    """Take runs as the reference from now on.
 
     Args:
       path: The file; what is there gives its history.
@@ -172,7 +172,7 @@ def write(path: pathlib.Path, runs: Runs, reason: str) -> None:
 
 
 def least_mean(reference: Sequence[float], count: int, alpha: float = ALPHA) -> float:
-    """Gives the least mean of new runs that is not worse than the reference.
+    """Return the least mean of new runs that is not worse than the reference.
 
     The spread is taken from the reference, so that the limit is known before
     the new runs are made: mean - t(1 - alpha, n - 1) sd sqrt(1/n + 1/count).
@@ -192,7 +192,7 @@ def least_mean(reference: Sequence[float], count: int, alpha: float = ALPHA) -> 
 
 
 def compare(reference: Runs, candidate: Runs) -> tuple[Finding, ...]:
-    """Holds new runs to the reference.
+    """Hold new runs to the reference.
 
     Args:
       reference: Stored runs.

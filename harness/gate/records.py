@@ -47,7 +47,7 @@ class Record:
 
 
 def read(path: pathlib.Path, figures: tuple[str, ...]) -> Record:
-    """Reads a measurement file of any kind.
+    """Read a measurement file of any kind.
 
     Args:
       path: JSON of `pytest --benchmark-json`, of `plan --json`, or a baseline.
@@ -82,7 +82,7 @@ def read(path: pathlib.Path, figures: tuple[str, ...]) -> Record:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Read a JSON object.
 
     Args:
       path: The file.
@@ -105,7 +105,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def from_bench(label: str, tree: Mapping[str, Any], figures: tuple[str, ...]) -> Record:
-    """Makes a record of what a benchmark process printed.
+    """Make a record of what a benchmark process printed.
 
     Args:
       label: Name in sentences.
@@ -133,7 +133,7 @@ def from_bench(label: str, tree: Mapping[str, Any], figures: tuple[str, ...]) ->
 
 
 def differences(one: Record, other: Record) -> list[str]:
-    """Names what keeps two records from being compared.
+    """Name what keeps two records from being compared.
 
     Args:
       one: A record.
@@ -155,7 +155,7 @@ def differences(one: Record, other: Record) -> list[str]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Lays a nested mapping out flat, names joined by dots.
+    """Lay a nested mapping out flat, names joined by dots.
 
     A field that is off is left out: one that a later version adds, and that is
     off, makes no difference.
@@ -226,7 +226,7 @@ def _pytest_benchmark(
 
 
 def _plan(path: pathlib.Path, tree: Mapping[str, Any]) -> Record:
-    """Reads compiled programs, and for each the largest micro-batch that fits."""
+    """Read compiled programs, and for each the largest micro-batch that fits."""
     conditions: dict[str, Any] = {"chip": tree["chip"], "hbm_bytes": tree.get("hbm_bytes")}
     if isinstance(recipe := tree.get("recipe"), Mapping):
         conditions |= flat(recipe, "recipe")

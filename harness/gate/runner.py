@@ -24,7 +24,7 @@ class Plan:
     """What is measured, and how.
 
     Attributes:
-      arguments: Of every worker: preset, changes, stock or mended.
+      arguments: Of every worker: preset, changes, stock or patched.
       timed: Benchmarks of the time tier.
       rounds: Turns within a pair, at least.
       most_rounds: Turns within a pair, at most.
@@ -49,7 +49,7 @@ class Plan:
 
 
 def measure_exact(arm: Arm, plan: Plan, cache: pathlib.Path | None = None) -> records.Record:
-    """Takes an arm's exact figures in a fresh process.
+    """Take an arm's exact figures in a fresh process.
 
     Args:
       arm: The arm.
@@ -78,7 +78,7 @@ def against(
     tiers: Sequence[Tier] = ("exact", "time"),
     progress: Progress = lambda what: None,
 ) -> Report:
-    """Compares two arms on this machine.
+    """Compare two arms on this machine.
 
     Args:
       baseline: What the candidate is held against.
@@ -148,7 +148,7 @@ def measure_time(
     caches: dict[str, pathlib.Path],
     progress: Progress = lambda what: None,
 ) -> tuple[list[timing.Pair], dict[str, dict[str, Any]]]:
-    """Runs pairs of fresh processes until every benchmark is decided, or the last look.
+    """Run pairs of fresh processes until every benchmark is decided, or the last look.
 
     Args:
       baseline: One arm.
@@ -187,7 +187,7 @@ def run_pair(
     caches: dict[str, pathlib.Path],
     order: random.Random,
 ) -> tuple[timing.Pair, dict[str, dict[str, Any]]]:
-    """Runs one pair: both processes live, and take turns in an order drawn each turn.
+    """Run one pair: both processes live, and take turns in an order drawn each turn.
 
     Args:
       sides: The two arms, the one to start first.
@@ -217,7 +217,7 @@ def run_pair(
 def take_turns(
     live: dict[str, Process], name: str, plan: Plan, order: random.Random
 ) -> dict[str, dict[str, list[float]]]:
-    """Times one benchmark in all processes, turn by turn.
+    """Time one benchmark in all processes, turn by turn.
 
     Args:
       live: Processes by arm.
@@ -246,7 +246,7 @@ def take_turns(
 
 
 def clock_of(head: dict[str, Any]) -> timing.Clock:
-    """Gives the clock that decides: CPU time where the CPU computes, else wall time."""
+    """Return the clock that decides: CPU time where the CPU computes, else wall time."""
     return "cpu" if head["conditions"]["backend"] == "cpu" else "wall"
 
 

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 
 def lower_bound(values: Sequence[float], alpha: float) -> float:
-    """Gives the one-sided lower confidence bound of a mean by Student's t.
+    """Return the one-sided lower confidence bound of a mean by Student's t.
 
     Args:
       values: [n] independent values, n of 2 or more.
@@ -25,12 +25,12 @@ def lower_bound(values: Sequence[float], alpha: float) -> float:
 
 
 def upper_bound(values: Sequence[float], alpha: float) -> float:
-    """Gives the one-sided upper confidence bound of a mean; see `lower_bound`."""
+    """Return the one-sided upper confidence bound of a mean; see `lower_bound`."""
     return -lower_bound([-value for value in values], alpha)
 
 
 def p_value(values: Sequence[float], at_most: float) -> float:
-    """Gives the chance of such values if their true mean were at most a number.
+    """Return the chance of such values if their true mean were at most a number.
 
     Args:
       values: [n] independent values, n of 2 or more.
@@ -48,7 +48,7 @@ def p_value(values: Sequence[float], at_most: float) -> float:
 
 
 def holm(p_values: Mapping[str, float], alpha: float, family: int | None = None) -> frozenset[str]:
-    """Tells which hypotheses fall, so that none falls wrongly but with chance alpha.
+    """Return which hypotheses fall, so that none falls wrongly but with chance alpha.
 
     Holm 1979, A simple sequentially rejective multiple test procedure.
 
@@ -73,7 +73,7 @@ def holm(p_values: Mapping[str, float], alpha: float, family: int | None = None)
 def detectable(
     spread: float, count: int, *, margin: float, alpha: float, power: float = 0.95
 ) -> float:
-    """Gives the smallest true mean that a one-sided test would find.
+    """Return the smallest true mean that a one-sided test would find.
 
     Args:
       spread: Standard deviation of one value.
@@ -99,6 +99,6 @@ def detectable(
 
 
 def wilson(successes: int, total: int, alpha: float = 0.05) -> tuple[float, float]:
-    """Gives the two-sided Wilson interval of a share (Wilson 1927)."""
+    """Return the two-sided Wilson interval of a share (Wilson 1927)."""
     found = stats.binomtest(successes, total).proportion_ci(1 - alpha, method="wilson")
     return float(found.low), float(found.high)

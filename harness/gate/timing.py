@@ -47,7 +47,7 @@ class Rules:
     wall_margin: float = 0.25
 
     def __post_init__(self) -> None:
-        """Checks that each look has an alpha, and that margin and limit leave room."""
+        """Check that each look has an alpha, and that margin and limit leave room."""
         if len(self.looks) != len(self.alphas) or list(self.looks) != sorted(set(self.looks)):
             raise ValueError("each look needs an alpha, and looks must grow")
         if self.looks[0] < 2 or not 0 <= self.margin < self.limit:
@@ -55,7 +55,7 @@ class Rules:
 
 
 def rules_for(backend: str) -> Rules:
-    """Gives the rules of a backend: CPU time within 1%, wall time elsewhere within 2%."""
+    """Return the rules of a backend: CPU time within 1%, wall time elsewhere within 2%."""
     return Rules() if backend == "cpu" else Rules(margin=0.02)
 
 
@@ -73,13 +73,13 @@ class Pair:
     seconds: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
     def log_ratio(self, benchmark: str, clock: Clock) -> float:
-        """Gives the pair's one value: the median over turns of log(candidate / baseline)."""
+        """Return the pair's one value: the median over turns of log(candidate / baseline)."""
         arms = self.seconds[benchmark][clock]
         ratios = np.log(np.asarray(arms["candidate"], float) / np.asarray(arms["baseline"], float))
         return float(np.median(ratios))
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives plain JSON values."""
+        """Return plain JSON values."""
         return {
             "first": self.first,
             "seconds": {
@@ -116,12 +116,12 @@ class Decision:
     alpha: float
 
     def detectable(self, margin: float) -> float:
-        """Gives the smallest log ratio that as many such pairs find in 95%."""
+        """Return the smallest log ratio that as many such pairs find in 95%."""
         return statistics.detectable(self.spread, self.pairs, margin=margin, alpha=self.alpha)
 
 
 def judge(values: Mapping[str, Sequence[float]], rules: Rules) -> dict[str, Decision]:
-    """Decides each benchmark, look after look, on the pairs there are.
+    """Decide each benchmark, look after look, on the pairs there are.
 
     Args:
       values: Benchmark -> [n] log ratios, a pair each; every benchmark has as
@@ -165,14 +165,14 @@ def judge(values: Mapping[str, Sequence[float]], rules: Rules) -> dict[str, Deci
 
 
 def undecided(decisions: Mapping[str, Decision]) -> bool:
-    """Tells whether more pairs could change anything."""
+    """Return whether more pairs could change anything."""
     return not decisions or any(
         decision.verdict == Verdict.INCONCLUSIVE for decision in decisions.values()
     )
 
 
 def findings(pairs: Sequence[Pair], rules: Rules, clock: Clock) -> tuple[Finding, ...]:
-    """Gives the tier's findings on the pairs that were run.
+    """Return the tier's findings on the pairs that were run.
 
     Args:
       pairs: All with the same benchmarks.
@@ -200,7 +200,7 @@ def findings(pairs: Sequence[Pair], rules: Rules, clock: Clock) -> tuple[Finding
 
 
 def ratios(pairs: Sequence[Pair], clock: Clock) -> dict[str, list[float]]:
-    """Gives each benchmark's values, a pair each."""
+    """Return each benchmark's values, a pair each."""
     names = list(pairs[0].seconds) if pairs else []
     return {name: [pair.log_ratio(name, clock) for pair in pairs] for name in names}
 

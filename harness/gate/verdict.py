@@ -28,7 +28,7 @@ _GRAVITY = (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.NOT_COMPARABLE, Verdict.
 
 
 def worst(verdicts: Any) -> Verdict:
-    """Gives the gravest of several verdicts; of none, NOT COMPARABLE: nothing was looked at."""
+    """Return the gravest of several verdicts; of none, NOT COMPARABLE: nothing was looked at."""
     return max(verdicts, key=_GRAVITY.index, default=Verdict.NOT_COMPARABLE)
 
 
@@ -51,7 +51,7 @@ class Finding:
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives plain JSON values."""
+        """Return plain JSON values."""
         return {
             "tier": self.tier,
             "subject": self.subject,
@@ -86,15 +86,15 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """Gives 0 for PASS, 1 for FAIL, 2 where no answer could be given."""
+        """0 for PASS, 1 for FAIL, 2 where no answer could be given."""
         return {Verdict.PASS: 0, Verdict.FAIL: 1}.get(self.verdict, 2)
 
     def of(self, tier: Tier) -> tuple[Finding, ...]:
-        """Gives the findings of one tier."""
+        """Return the findings of one tier."""
         return tuple(finding for finding in self.findings if finding.tier == tier)
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives plain JSON values."""
+        """Return plain JSON values."""
         return {
             "schema": SCHEMA,
             "verdict": str(self.verdict),
@@ -111,7 +111,7 @@ class Report:
         }
 
     def to_markdown(self) -> str:
-        """Writes the summary for a continuous-integration page.
+        """Write the summary for a continuous-integration page.
 
         What did not pass comes first and one by one; what passed is counted,
         and shown too where there is more to say than that it is as before.

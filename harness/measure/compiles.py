@@ -39,7 +39,7 @@ class Heard:
     names: Mapping[str, int]
 
     def since(self, before: "Heard") -> "Heard":
-        """Gives what came after an earlier reading of the same listener."""
+        """Return what came after an earlier reading of the same listener."""
         names = Counter(self.names)
         names.subtract(before.names)
         return Heard(
@@ -61,19 +61,19 @@ class Listener(contextlib.AbstractContextManager["Listener"]):
     """
 
     def __init__(self) -> None:
-        """Begins deaf; entering the block is what registers."""
+        """Begin deaf; entering the block is what registers."""
         # Lists, because programs may be compiled on several threads at once.
         self._durations: list[tuple[str, float, str]] = []
         self._hits: list[str] = []
 
     def __enter__(self) -> "Listener":
-        """Begins to listen."""
+        """Begin to listen."""
         jax.monitoring.register_event_duration_secs_listener(self._hear_duration)
         jax.monitoring.register_event_listener(self._hear_event)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops listening; somebody who cleared all ears meanwhile is no error."""
+        """Stop listening; somebody who cleared all ears meanwhile is no error."""
         with contextlib.suppress(AssertionError, ValueError):
             jax.monitoring.unregister_event_duration_listener(self._hear_duration)
         with contextlib.suppress(AssertionError, ValueError):

@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def fingerprint() -> dict[str, Any]:
-    """Describes interpreter, machine, packages and devices.
+    """Describe interpreter, machine, packages and devices.
 
     Two measurements whose fingerprints are equal were taken under like
     conditions. Nothing in it depends on time, paths or the machine's name, so
@@ -56,7 +56,7 @@ COMPILERS = ("jax", "jaxlib", "libtpu", "flax", "qwix", "optax")
 
 
 def conditions() -> dict[str, Any]:
-    """Gives what figures of compiled programs depend on besides the code and the recipe.
+    """Return what figures of compiled programs depend on besides the code and the recipe.
 
     Returns:
       Plain JSON values, flat: Python's minor version, architecture, backend,
@@ -85,7 +85,7 @@ def conditions() -> dict[str, Any]:
 
 
 def versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Gives the installed version of each distribution, none where absent."""
+    """Return the installed version of each distribution, none where absent."""
     return {name: _version(name) for name in names}
 
 

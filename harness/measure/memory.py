@@ -29,7 +29,7 @@ class DeviceMemory:
 
 
 def device_memory() -> list[DeviceMemory]:
-    """Reads every device of this process; a CPU gives no figures."""
+    """Read every device of this process; a CPU gives no figures."""
     return [
         from_stats(f"{device.device_kind} {device.id}", device.memory_stats())
         for device in jax.local_devices()
@@ -37,7 +37,7 @@ def device_memory() -> list[DeviceMemory]:
 
 
 def from_stats(device: str, stats: Mapping[str, int] | None) -> DeviceMemory:
-    """Reads what `jax.Device.memory_stats` gave.
+    """Read what `jax.Device.memory_stats` gave.
 
     A TPU counts a program's temporaries as reserved, not as in use; what it
     holds is the sum of the two. The sum of the two peaks is an upper bound
@@ -60,12 +60,12 @@ def from_stats(device: str, stats: Mapping[str, int] | None) -> DeviceMemory:
 
 
 def peak_bytes() -> int | None:
-    """Gives the largest peak of this process's devices, none if none gives one."""
+    """Return the largest peak of this process's devices, none if none gives one."""
     return max((each.peak for each in device_memory() if each.peak is not None), default=None)
 
 
 def process_memory() -> int:
-    """Gives the bytes of host memory that this process holds (resident set)."""
+    """Return the bytes of host memory that this process holds (resident set)."""
     return psutil.Process().memory_info().rss
 
 
@@ -76,7 +76,7 @@ def give_back() -> None:
 
 
 def describe() -> str:
-    """Writes one line per device that gives figures, then one for the host."""
+    """Write one line per device that gives figures, then one for the host."""
     lines = [
         f"{each.device}: {_size(each.in_use)} in use, peak {_size(each.peak)} "
         f"of {_size(each.limit)}"
@@ -87,7 +87,7 @@ def describe() -> str:
 
 
 def describe_host() -> str:
-    """Writes the line of the host alone, for which no device is asked."""
+    """Write the line of the host alone, for which no device is asked."""
     total = psutil.virtual_memory().total
     return f"host: {_size(process_memory())} in use by this process of {_size(total)}"
 

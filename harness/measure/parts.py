@@ -124,7 +124,7 @@ class Parts:
 
     @property
     def running(self) -> tuple[str, ...]:
-        """Names of the parts that run now, the outermost first."""
+        """Name of the parts that run now, the outermost first."""
         return tuple(part.name for part in self._running)
 
     def to_list(self) -> list[dict[str, Any]]:

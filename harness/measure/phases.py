@@ -48,7 +48,7 @@ class Phases:
         clock: Callable[[], float] = time.perf_counter,
         part: parts.Part = parts.unmeasured,
     ) -> None:
-        """Begins without phases.
+        """Begin without phases.
 
         Args:
           clock: Gives seconds from any fixed moment.
@@ -61,7 +61,7 @@ class Phases:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Records the block as a phase.
+        """Record the block as a phase.
 
         Args:
           name: Name of the phase; names may repeat.
@@ -97,5 +97,5 @@ class Phases:
             self._phases.append(Phase(name, seconds, math.fsum(compiled), memory.peak_bytes()))
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Gives the phases so far as plain JSON values, first to last."""
+        """Return the phases so far as plain JSON values, first to last."""
         return [dataclasses.asdict(phase) for phase in self._phases]

@@ -9,14 +9,14 @@ from harness.errors import HarnessError
 
 
 def cores() -> tuple[int, ...]:
-    """Gives the numbers of the cores that this process may run on, in order."""
+    """Return the numbers of the cores that this process may run on, in order."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def choose(core: int | None = None) -> int:
-    """Chooses the core to which both arms of a comparison are pinned.
+    """Choose the core to which both arms of a comparison are pinned.
 
     Args:
       core: The one asked for; the last one if none, since the first serves
@@ -51,7 +51,7 @@ def choose(core: int | None = None) -> int:
 
 
 def pin(core: int) -> None:
-    """Keeps this process, and every thread that it starts from now on, on one core."""
+    """Keep this process, and every thread that it starts from now on, on one core."""
     os.sched_setaffinity(0, {core})
 
 
@@ -68,7 +68,7 @@ class Stopwatch:
     cpu: float = 0.0
 
     def __enter__(self) -> "Stopwatch":
-        """Starts both clocks."""
+        """Start both clocks."""
         self._cpu = time.process_time()
         self._wall = time.perf_counter()
         return self
@@ -79,6 +79,6 @@ class Stopwatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stops both clocks."""
+        """Stop both clocks."""
         self.wall = time.perf_counter() - self._wall
         self.cpu = time.process_time() - self._cpu

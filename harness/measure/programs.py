@@ -39,12 +39,12 @@ class Figures:
     bytes_accessed: int | None
 
     def to_dict(self) -> dict[str, int | None]:
-        """Gives plain JSON values."""
+        """Return plain JSON values."""
         return dataclasses.asdict(self)
 
 
 def figures(lowered: Any, compiled: Any) -> Figures:
-    """Reads what a compiler says of a program.
+    """Read what a compiler says of a program.
 
     Args:
       lowered: `jax.stages.Lowered`, which knows what is donated.

@@ -20,7 +20,7 @@ _MARKERS = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", _AGGREGATE)
 
 
 def find(path: str) -> epath.Path:
-    """Finds the Orbax folder at a path, or in one of its sub-folders.
+    """Find the Orbax folder at a path, or in one of its sub-folders.
 
     Args:
       path: A local or remote folder; a Kaggle download keeps the weights one
@@ -48,7 +48,7 @@ def find(path: str) -> epath.Path:
 
 
 def read(model: recipe_lib.Model) -> dict[tuple[Any, ...], np.ndarray]:
-    """Reads the weights that the recipe names, after checking their shapes.
+    """Read the weights that the recipe names, after checking their shapes.
 
     They are read into host memory, whatever devices wrote them.
 
@@ -133,7 +133,7 @@ def describe_conversion(
 
 
 def write(weights: Mapping[tuple[Any, ...], Any], path: epath.PathLike) -> None:
-    """Writes weights in the layout of the published checkpoints.
+    """Write weights in the layout of the published checkpoints.
 
     Args:
       weights: Every parameter by upstream's module path, as
@@ -149,7 +149,7 @@ def write(weights: Mapping[tuple[Any, ...], Any], path: epath.PathLike) -> None:
 
 
 def upstream_shapes(model: recipe_lib.Model) -> dict[str, tuple[int, ...]]:
-    """Gives the shapes that a checkpoint of this model must have, by its own names."""
+    """Return the shapes that a checkpoint of this model must have, by its own names."""
     d, h, n, k = model.embed_dim, model.head_dim, model.num_heads, model.num_kv_heads
     shapes: dict[str, tuple[int, ...]] = {
         _TABLE: (model.vocab_size, d),

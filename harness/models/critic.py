@@ -27,7 +27,7 @@ class GemmaCritic(nnx.Module):
     def __init__(
         self, backbone: gemma3.Gemma3, *, rngs: nnx.Rngs, dtype: recipe_lib.Dtype = "float32"
     ):
-        """Wraps a backbone; the head is drawn from N(0, 0.01).
+        """Wrap a backbone; the head is drawn from N(0, 0.01).
 
         Args:
           backbone: The Gemma 3.
@@ -53,7 +53,7 @@ class GemmaCritic(nnx.Module):
         attention_mask: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores every position.
+        """Score every position.
 
         Args:
           tokens: int32 [B, L].
@@ -78,7 +78,7 @@ def abstract_critic(
     lora: recipe_lib.Lora | None = None,
     dtype: recipe_lib.Dtype = "float32",
 ) -> GemmaCritic:
-    """Builds a critic by shapes alone.
+    """Build a critic by shapes alone.
 
     Args:
       policy: The model before LoRA, with weights or with shapes; it is left alone.
@@ -107,7 +107,7 @@ def make_critic(
     lora: recipe_lib.Lora | None = None,
     dtype: recipe_lib.Dtype = "float32",
 ) -> GemmaCritic:
-    """Starts a critic from the policy's weights.
+    """Start a critic from the policy's weights.
 
     Args:
       policy: The model before LoRA. It is copied where the critic trains every weight; a critic

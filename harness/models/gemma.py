@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def model_config(model: recipe_lib.Model) -> gemma3.ModelConfig:
-    """Gives upstream's configuration of the recipe's model."""
+    """Return upstream's configuration of the recipe's model."""
     return gemma3.ModelConfig(
         num_layers=model.num_layers,
         num_embed=model.vocab_size,
@@ -43,7 +43,7 @@ def model_config(model: recipe_lib.Model) -> gemma3.ModelConfig:
 
 
 def abstract_gemma(model: recipe_lib.Model) -> gemma3.Gemma3:
-    """Builds the module with shapes in place of weights.
+    """Build the module with shapes in place of weights.
 
     Args:
       model: Shapes, dtype and attention pattern.
@@ -65,7 +65,7 @@ def abstract_gemma(model: recipe_lib.Model) -> gemma3.Gemma3:
 
 
 def random_gemma(model: recipe_lib.Model, mesh: jax.sharding.Mesh, seed: int) -> gemma3.Gemma3:
-    """Draws a Gemma 3 in which every weight matters.
+    """Draw a Gemma 3 in which every weight matters.
 
     Upstream's own initialisation has feed-forward kernels of zero and weights
     of standard deviation 0.01, so half of the network would be untested and
@@ -90,7 +90,7 @@ def load_gemma(
     mesh: jax.sharding.Mesh,
     report: Callable[[str], None] = warnings.warn,
 ) -> gemma3.Gemma3:
-    """Loads the weights from the recipe's checkpoint.
+    """Load the weights from the recipe's checkpoint.
 
     Args:
       model: Shapes, dtype and `checkpoint`.
@@ -117,7 +117,7 @@ def materialise(
     weights: Mapping[tuple[Any, ...], np.ndarray | jax.Array],
     mesh: jax.sharding.Mesh,
 ) -> gemma3.Gemma3:
-    """Puts weights into an abstract module.
+    """Put weights into an abstract module.
 
     Args:
       module: From `abstract_gemma`; changed in place.
@@ -149,12 +149,12 @@ def _fill(
 
 
 def weights_of(module: nnx.Module) -> dict[tuple[Any, ...], jax.Array]:
-    """Gives every parameter of a model by its path."""
+    """Return every parameter of a model by its path."""
     return flatten(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
 
 
 def checksum(module: nnx.Module) -> str:
-    """Gives the SHA-256 of every parameter's path, dtype, shape and bytes."""
+    """Return the SHA-256 of every parameter's path, dtype, shape and bytes."""
     digest = hashlib.sha256()
     for path, leaf in sorted(weights_of(module).items(), key=lambda item: str(item[0])):
         array = np.asarray(leaf)
@@ -165,7 +165,7 @@ def checksum(module: nnx.Module) -> str:
 
 
 def clone(module: gemma3.Gemma3, dtype: recipe_lib.Dtype | None = None) -> gemma3.Gemma3:
-    """Copies a model; the copy shares no buffer with the original.
+    """Copy a model; the copy shares no buffer with the original.
 
     Args:
       module: The model.
@@ -183,12 +183,12 @@ def clone(module: gemma3.Gemma3, dtype: recipe_lib.Dtype | None = None) -> gemma
 
 
 def shapes_of(module: Any) -> Any:
-    """Copies a model with `jax.ShapeDtypeStruct`s in place of its weights."""
+    """Copy a model with `jax.ShapeDtypeStruct`s in place of its weights."""
     return nnx.eval_shape(lambda inner: inner, module)
 
 
 def lay_over(module: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Says for each shape of an abstract model how it lies on a mesh.
+    """Describe for each shape of an abstract model how it lies on a mesh.
 
     Args:
       module: A model with shapes in place of weights; changed in place.
@@ -208,7 +208,7 @@ def lay_over(module: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def flatten(tree: Mapping[Any, Any]) -> dict[tuple[Any, ...], Any]:
-    """Flattens nested mappings to paths, in a fixed order."""
+    """Flatten nested mappings to paths, in a fixed order."""
     flat: dict[tuple[Any, ...], Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -219,7 +219,7 @@ def flatten(tree: Mapping[Any, Any]) -> dict[tuple[Any, ...], Any]:
 
 
 def unflatten(flat: Mapping[tuple[Any, ...], Any]) -> dict[Any, Any]:
-    """Undoes `flatten`."""
+    """Undo `flatten`."""
     tree: dict[Any, Any] = {}
     for path, leaf in flat.items():
         node = tree

@@ -18,7 +18,7 @@ GEMMA3_1B = f"{PREFIX}google/gemma-3/flax/gemma3-1b-it"
 def local(
     recipe: recipe_lib.Recipe, report: Callable[[str], None] = lambda line: None
 ) -> recipe_lib.Recipe:
-    """Gives the recipe with its weights where they can be read.
+    """Return the recipe with its weights where they can be read.
 
     Args:
       recipe: Any; where `model.checkpoint` is `kaggle:` and a handle, such as
@@ -39,7 +39,7 @@ def local(
 
 
 def download(handle: str, report: Callable[[str], None] = lambda line: None) -> pathlib.Path:
-    """Downloads a model, or finds it where kagglehub keeps it.
+    """Download a model, or finds it where kagglehub keeps it.
 
     A model that was downloaded needs no network: of a handle without version,
     the newest one that is here is used where Kaggle cannot be asked.
@@ -127,7 +127,7 @@ def _refusal(handle: str, page: str, status: int) -> str:
 
 @contextlib.contextmanager
 def _discreet() -> Iterator[None]:
-    """Keeps what Kaggle's packages print to themselves: requests hold credentials."""
+    """Keep what Kaggle's packages print to themselves: requests hold credentials."""
     loggers = [logging.getLogger(name) for name in ("kagglehub", "kagglesdk", "urllib3")]
     before = [each.level for each in loggers]
     for each in loggers:

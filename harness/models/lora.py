@@ -23,7 +23,7 @@ def apply_lora(
     *,
     dtype: recipe_lib.Dtype = "float32",
 ) -> gemma3.Gemma3:
-    """Adds LoRA pairs to the modules that the recipe names.
+    """Add LoRA pairs to the modules that the recipe names.
 
     The first factor of a pair is drawn as Qwix draws it, He-uniform, and the
     second is zero, so the result computes what `base` computes (Hu et al.
@@ -56,7 +56,7 @@ def apply_lora(
 def abstract_lora(
     base: gemma3.Gemma3, lora: recipe_lib.Lora, dtype: recipe_lib.Dtype = "float32"
 ) -> gemma3.Gemma3:
-    """Adds LoRA pairs to a model by shapes alone.
+    """Add LoRA pairs to a model by shapes alone.
 
     Args:
       base: The policy, with weights or with shapes; it is left alone.
@@ -79,12 +79,12 @@ def abstract_lora(
 
 
 def lora_state(model: nnx.Module) -> nnx.State:
-    """Gives the LoRA parameters of a model as a state."""
+    """Return the LoRA parameters of a model as a state."""
     return nnx.state(model, nnx.LoRAParam)
 
 
 def lora_weights(model: nnx.Module) -> Mapping[str, jax.Array]:
-    """Gives every LoRA factor by its dotted path."""
+    """Return every LoRA factor by its dotted path."""
     flat = gemma.flatten(nnx.to_pure_dict(lora_state(model)))
     return {".".join(str(part) for part in path): leaf for path, leaf in flat.items()}
 

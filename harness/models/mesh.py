@@ -8,7 +8,7 @@ from harness import recipe as recipe_lib
 
 
 def make_mesh(sharding: recipe_lib.Sharding) -> jax.sharding.Mesh:
-    """Lays the (fsdp, tp) mesh over the first devices.
+    """Lay the (fsdp, tp) mesh over the first devices.
 
     Args:
       sharding: Sizes of the two axes.
@@ -33,7 +33,7 @@ def make_mesh(sharding: recipe_lib.Sharding) -> jax.sharding.Mesh:
 
 
 def one_host() -> None:
-    """Refuses to go on where several hosts are joined.
+    """Refuse to go on where several hosts are joined.
 
     Raises:
       HarnessError: They are.
@@ -41,6 +41,6 @@ def one_host() -> None:
     if jax.process_count() > 1:
         raise errors.HarnessError(
             f"{jax.process_count()} hosts are joined here, and Tunix takes each one's batch for "
-            "another part of it (several-hosts in the ledger: python -m harness check --explain "
+            "another part of it (known issue several-hosts: python -m harness check --explain "
             "several-hosts): use one host; its chips are shared by sharding.fsdp and sharding.tp"
         )

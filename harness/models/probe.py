@@ -25,7 +25,7 @@ TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5}
 
 
 def describe(policy: gemma3.Gemma3) -> dict[str, Any]:
-    """Says what a model holds.
+    """Describe what a model holds.
 
     Args:
       policy: The model.
@@ -55,7 +55,7 @@ def log_probs(
     prompt: str = PROMPT,
     top: int = 10,
 ) -> dict[str, Any]:
-    """Computes the likeliest next tokens after each token of a prompt.
+    """Compute the likeliest next tokens after each token of a prompt.
 
     Args:
       policy: The model, without LoRA.
@@ -118,7 +118,7 @@ def _dtype(policy: gemma3.Gemma3) -> str:
 
 
 def write(found: dict[str, Any], path: pathlib.Path) -> None:
-    """Writes what `log_probs` gave.
+    """Write what `log_probs` gave.
 
     Raises:
       HarnessError: It cannot be written.
@@ -129,7 +129,7 @@ def write(found: dict[str, Any], path: pathlib.Path) -> None:
 def compare(
     policy: gemma3.Gemma3, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, path: pathlib.Path
 ) -> float:
-    """Holds a model to log-probs that were stored.
+    """Hold a model to log-probs that were stored.
 
     Args:
       policy: The model, without LoRA.

@@ -68,7 +68,7 @@ def warm_start(
     mesh: jax.sharding.Mesh,
     on_step: Callable[[int, float], None] = lambda step, accuracy: None,
 ) -> WarmStart:
-    """Trains a policy by supervision, or takes the weights from the cache.
+    """Train a policy by supervision, or takes the weights from the cache.
 
     Args:
       recipe: `warm_start`, and the lengths and end tokens of rollouts.
@@ -103,7 +103,7 @@ def warm_start(
 def make_examples(
     recipe: recipe_lib.Recipe, tokenizer: Tokenizer, problems: Sequence[Problem]
 ) -> Examples:
-    """Turns problems into token ids.
+    """Turn problems into token ids.
 
     Args:
       recipe: Lengths, end tokens, and the share of wrong answers; the first
@@ -143,7 +143,7 @@ def make_examples(
 def cache_path(
     recipe: recipe_lib.Recipe, tokenizer: Tokenizer, problems: Sequence[Problem]
 ) -> pathlib.Path:
-    """Gives the file that keeps the weights, whether it is there or not.
+    """Return the file that keeps the weights, whether it is there or not.
 
     Its name follows from everything that determines the weights: seed, model,
     mesh, `warm_start`, the token ids of the problems, the tokenizer, the

@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 
 
 def masked(x: ArrayLike, mask: ArrayLike, fill: float = 0.0) -> Array:
-    """Gives `x` in float64, with another value wherever the mask is 0.
+    """Return `x` in float64, with another value wherever the mask is 0.
 
     Args:
       x: Any shape.
@@ -32,7 +32,7 @@ def masked(x: ArrayLike, mask: ArrayLike, fill: float = 0.0) -> Array:
 
 
 def masked_mean(x: ArrayLike, mask: ArrayLike, axis: int | None = None) -> Array | np.float64:
-    """Gives the mean over real tokens.
+    """Return the mean over real tokens.
 
     Args:
       x: `[B, T]`, or any other shape.
@@ -50,7 +50,7 @@ def masked_mean(x: ArrayLike, mask: ArrayLike, axis: int | None = None) -> Array
 
 
 def masked_variance(x: ArrayLike, mask: ArrayLike) -> np.float64:
-    """Gives the unbiased variance over all real tokens, dividing by `n - 1`.
+    """Return the unbiased variance over all real tokens, dividing by `n - 1`.
 
     Args:
       x: `[B, T]`, or any other shape.
@@ -67,7 +67,7 @@ def masked_variance(x: ArrayLike, mask: ArrayLike) -> np.float64:
 
 
 def whiten(x: ArrayLike, mask: ArrayLike, epsilon: float = 1e-8) -> Array:
-    """Shifts and scales to mean 0 and unbiased variance 1 over real tokens.
+    """Shift and scales to mean 0 and unbiased variance 1 over real tokens.
 
     Real tokens become `(x - mean) / sqrt(variance + epsilon)`.
 
@@ -90,7 +90,7 @@ def whiten(x: ArrayLike, mask: ArrayLike, epsilon: float = 1e-8) -> Array:
 def gae(
     rewards: ArrayLike, values: ArrayLike, mask: ArrayLike, gamma: float, gae_lambda: float
 ) -> tuple[Array, Array]:
-    """Estimates advantages and returns, row by row.
+    """Estimate advantages and returns, row by row.
 
     The temporal difference is `delta_t = r_t + gamma V_{t+1} - V_t` (section 3 of
     the paper), and the estimate `A_t = sum_l (gamma lambda)^l delta_{t+l}`

@@ -88,7 +88,7 @@ class Shape:
 
 
 def rms_norm(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Normalises the last axis: x / sqrt(mean(x^2) + 1e-6) * (1 + scale).
+    """Normalise the last axis: x / sqrt(mean(x^2) + 1e-6) * (1 + scale).
 
     Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4; Gemma keeps the gain minus one.
 
@@ -107,7 +107,7 @@ def rms_norm(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def rope(
     x: np.ndarray, positions: np.ndarray, base: float, scale_factor: float = 1.0
 ) -> np.ndarray:
-    """Turns pairs of units by angles that grow with the position.
+    """Turn pairs of units by angles that grow with the position.
 
     Pair i is turned by position / scale_factor * base^(-2i / H) (Su et al. 2021,
     arXiv 2104.09864, eq. 15). The paper pairs neighbours; Gemma pairs unit i with
@@ -132,7 +132,7 @@ def rope(
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """Gives GELU's tanh form, which Gemma uses.
+    """Return GELU's tanh form, which Gemma uses.
 
     x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))): Hendrycks and Gimpel 2016,
     arXiv 1606.08415, sec. 2. It differs from x * Phi(x) by up to 5e-4.
@@ -148,7 +148,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def attention_mask(mask: np.ndarray, window: int | None = None) -> np.ndarray:
-    """Says which key j each query i sees: real ones, j <= i, and i - j < window.
+    """Describe which key j each query i sees: real ones, j <= i, and i - j < window.
 
     The window (Beltagy et al. 2020, arXiv 2004.05150, sec. 3.1; Gemma looks back only)
     counts places of the row. That is the same as counting positions where a row's
@@ -172,7 +172,7 @@ def attention_mask(mask: np.ndarray, window: int | None = None) -> np.ndarray:
 def grouped_query_attention(
     queries: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray
 ) -> np.ndarray:
-    """Gives softmax(q k / sqrt(H)) v, with N / K query heads to a key-value head.
+    """Return softmax(q k / sqrt(H)) v, with N / K query heads to a key-value head.
 
     Vaswani et al. 2017, arXiv 1706.03762, eq. 1; Ainslie et al. 2023, arXiv 2305.13245,
     sec. 2.2: query heads n * N/K to (n + 1) * N/K - 1 share key-value head n.
@@ -206,7 +206,7 @@ def attention(
     shape: Shape,
     kind: Kind,
 ) -> np.ndarray:
-    """Gives the attention half of a layer, without its norms.
+    """Return the attention half of a layer, without its norms.
 
     Queries and keys are normalised and then turned (Gemma 3, sec. 2).
 
@@ -244,7 +244,7 @@ def attention(
 
 
 def feed_forward(x: np.ndarray, weights: Weights) -> np.ndarray:
-    """Gives (gelu(x gate) * (x up)) down, without its norms.
+    """Return (gelu(x gate) * (x up)) down, without its norms.
 
     Shazeer 2020, arXiv 2002.05202, eq. 6 (GEGLU), with gelu's tanh form.
 
@@ -263,7 +263,7 @@ def feed_forward(x: np.ndarray, weights: Weights) -> np.ndarray:
 
 
 def hidden_states(weights: Weights, ids: np.ndarray, mask: np.ndarray, shape: Shape) -> np.ndarray:
-    """Gives the normalised state after the last layer.
+    """Return the normalised state after the last layer.
 
     Embeddings are multiplied by sqrt(D) when they are read (arXiv 1706.03762, sec. 3.4).
 
@@ -301,7 +301,7 @@ def hidden_states(weights: Weights, ids: np.ndarray, mask: np.ndarray, shape: Sh
 
 
 def forward(weights: Weights, ids: np.ndarray, mask: np.ndarray, shape: Shape) -> np.ndarray:
-    """Gives the logits of the next token: the last state times the embedding table.
+    """Return the logits of the next token: the last state times the embedding table.
 
     The table is shared between input and output, and nothing caps the logits (Gemma 3,
     sec. 2).
@@ -330,7 +330,7 @@ def values(
     shape: Shape,
     score_bias: float = 0.0,
 ) -> np.ndarray:
-    """Gives a critic's value of the state after reading each token.
+    """Return a critic's value of the state after reading each token.
 
     Args:
       weights: Those of the critic's backbone, as in `hidden_states`.
@@ -374,7 +374,7 @@ def split_lora(
 def merge_lora(
     weights: Weights, factors: Mapping[str, tuple[np.ndarray, np.ndarray]], scale: float
 ) -> dict[str, np.ndarray]:
-    """Adds LoRA pairs to the weights that they adapt: W + scale * A B.
+    """Add LoRA pairs to the weights that they adapt: W + scale * A B.
 
     Hu et al. 2021, arXiv 2106.09685, eq. 3, whose B A is A B here, since states are rows.
     A has the axes of W that the input is summed over, then the rank; B has the rank, then

@@ -18,7 +18,7 @@ ESTIMATORS = ("kl", "mse_kl", "low_var_kl")
 
 
 def kl(log_probs: ArrayLike, reference_log_probs: ArrayLike, estimator: str) -> NDArray[np.float64]:
-    """Estimates the divergence of the policy from the reference at each token.
+    """Estimate the divergence of the policy from the reference at each token.
 
     Args:
       log_probs: `[B, T]` of the policy that drew the tokens, in nats.

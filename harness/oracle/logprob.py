@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 
 
 def log_softmax(logits: ArrayLike) -> Array:
-    """Gives `z - log(sum(exp(z)))` over the last axis.
+    """Return `z - log(sum(exp(z)))` over the last axis.
 
     Args:
       logits: `[..., V]`, finite or minus infinity, at least one of each row
@@ -27,7 +27,7 @@ def log_softmax(logits: ArrayLike) -> Array:
 
 
 def token_log_probs(logits: ArrayLike, ids: ArrayLike, temperature: float = 1.0) -> Array:
-    """Gives the log-probability of each token under its own logits.
+    """Return the log-probability of each token under its own logits.
 
     Args:
       logits: `[..., T, V]`; row `t` is the prediction *of* token `t`, so a
@@ -48,7 +48,7 @@ def token_log_probs(logits: ArrayLike, ids: ArrayLike, temperature: float = 1.0)
 
 
 def token_log_probs_gradient(logits: ArrayLike, ids: ArrayLike, temperature: float = 1.0) -> Array:
-    """Gives the derivative of each token's log-probability by its own logits.
+    """Return the derivative of each token's log-probability by its own logits.
 
     With `p = softmax(z / T)` it is `(onehot(id) - p) / T`; the log-probability
     of token `t` does not depend on the logits of any other token.
@@ -71,7 +71,7 @@ def token_log_probs_gradient(logits: ArrayLike, ids: ArrayLike, temperature: flo
 
 
 def entropy(logits: ArrayLike, temperature: float = 1.0) -> Array:
-    """Gives Shannon's entropy `-sum(p log p)` of `p = softmax(z / T)`.
+    """Return Shannon's entropy `-sum(p log p)` of `p = softmax(z / T)`.
 
     A token that cannot be drawn adds nothing: `p log p` goes to 0 with `p`.
 
@@ -90,7 +90,7 @@ def entropy(logits: ArrayLike, temperature: float = 1.0) -> Array:
 
 
 def entropy_gradient(logits: ArrayLike, temperature: float = 1.0) -> Array:
-    """Gives the derivative of the entropy by the logits.
+    """Return the derivative of the entropy by the logits.
 
     From `dp_k/dz_j = p_k (1[k = j] - p_j) / T` follows
     `dH/dz_j = -p_j (log p_j + H) / T`.

@@ -79,7 +79,7 @@ def policy_loss(
     epsilon_high: float,
     epsilon_c: float | None = None,
 ) -> PolicyLoss:
-    """Gives the negated clipped surrogate objective.
+    """Return the negated clipped surrogate objective.
 
     With `r = exp(log_probs - old_log_probs)` a token's objective is `min(r A,
     clip(r, 1 - epsilon_low, 1 + epsilon_high) A)`; the paper has one epsilon.
@@ -122,7 +122,7 @@ def policy_loss_gradient(
     epsilon_high: float,
     epsilon_c: float | None = None,
 ) -> Array:
-    """Gives the derivative of the policy's loss by `log_probs`.
+    """Return the derivative of the policy's loss by `log_probs`.
 
     As `dr/dlog_prob = r`, it is `-r A / n` for `n` real tokens, and 0 where a
     clip decides. At a ratio that equals a bound the loss has a kink; there the
@@ -157,7 +157,7 @@ def value_loss(
     mask: ArrayLike,
     clip_range: float,
 ) -> ValueLoss:
-    """Gives half the mean of the larger of two squared errors.
+    """Return half the mean of the larger of two squared errors.
 
     One error is that of the value, the other that of the value kept within
     `clip_range` of the old one.
@@ -192,7 +192,7 @@ def value_loss_gradient(
     mask: ArrayLike,
     clip_range: float,
 ) -> Array:
-    """Gives the derivative of the critic's loss by `values`.
+    """Return the derivative of the critic's loss by `values`.
 
     It is `(V - R) / n` for `n` real tokens, and 0 where the clipped error is
     strictly the larger one: a value is then outside its range, where the clipped
@@ -217,7 +217,7 @@ def value_loss_gradient(
 
 
 def entropy_bonus(logits: ArrayLike, mask: ArrayLike, temperature: float = 1.0) -> float:
-    """Gives the mean entropy of real tokens, to be *added* to the objective.
+    """Return the mean entropy of real tokens, to be *added* to the objective.
 
     It is `S` in equation 9 of the PPO paper, without its coefficient.
 
@@ -236,7 +236,7 @@ def entropy_bonus(logits: ArrayLike, mask: ArrayLike, temperature: float = 1.0) 
 
 
 def entropy_bonus_gradient(logits: ArrayLike, mask: ArrayLike, temperature: float = 1.0) -> Array:
-    """Gives the derivative of the mean entropy by the logits.
+    """Return the derivative of the mean entropy by the logits.
 
     Args:
       logits: `[B, T, V]`, as for `entropy_bonus`.

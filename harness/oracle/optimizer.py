@@ -97,7 +97,7 @@ def global_norm(gradients: Tensors) -> float:
 
 
 def clip_by_global_norm(gradients: Tensors, max_norm: float) -> dict[str, np.ndarray]:
-    """Shrinks gradients, all by one factor, to a bounded global norm.
+    """Shrink gradients, all by one factor, to a bounded global norm.
 
     Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
 
@@ -210,7 +210,7 @@ def train(
     config: TrainConfig,
     state: AdamWState | None = None,
 ) -> tuple[dict[str, np.ndarray], AdamWState]:
-    """Runs several optimizer steps on given gradients.
+    """Run several optimizer steps on given gradients.
 
     Each step takes the mean of its micro-batches' gradients, clips that mean
     by its global norm, and applies AdamW at the rate of the steps already taken.

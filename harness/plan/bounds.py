@@ -9,21 +9,21 @@ from harness.plan import roofline, shapes
 
 
 def bounds(
-    recipe: recipe_lib.Recipe, slice_: hardware.Slice, mends: Sequence[str]
+    recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Sequence[str]
 ) -> dict[str, Any]:
     """Return lower bounds of the times of a global step, as plain JSON values.
 
     Args:
       recipe: Shapes and sizes.
       slice_: The chips; others are compared one for one.
-      mends: Ids of the fixes of Tunix.
+      fixes: Ids of the fixes of Tunix.
 
     Returns:
       `phases` (`name`, `seconds` in a global step, `tokens_per_second`,
       `bound_by`), `seconds_per_global_step`, `seconds`, `dominated_by`, and
       `other_chips`.
     """
-    found = _phase_bounds(recipe, slice_.chip, slice_.count, mends)
+    found = _phase_bounds(recipe, slice_.chip, slice_.count, fixes)
     total = sum(each["seconds"] for each in found)
     return {
         "note": "lower bounds: matrix products at the published rate, unavoidable traffic at "
@@ -36,22 +36,22 @@ def bounds(
             {
                 "chip": chip.name,
                 "chips": slice_.count,
-                "seconds_per_global_step": _seconds(recipe, chip, slice_.count, mends),
+                "seconds_per_global_step": _seconds(recipe, chip, slice_.count, fixes),
             }
             for chip in hardware.CHIPS
         ],
     }
 
 
-def step_seconds(recipe: recipe_lib.Recipe, slice_: hardware.Slice, mends: Sequence[str]) -> float:
+def step_seconds(recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Sequence[str]) -> float:
     """Return the lower bound of a global step, in seconds.
 
     Args:
       recipe: Shapes and sizes.
       slice_: The chips.
-      mends: Ids of the fixes of Tunix.
+      fixes: Ids of the fixes of Tunix.
     """
-    return _seconds(recipe, slice_.chip, slice_.count, mends)
+    return _seconds(recipe, slice_.chip, slice_.count, fixes)
 
 
 def program_seconds(
@@ -86,29 +86,29 @@ def program_bound(
 
 
 def seconds_per_token_less(
-    recipe: recipe_lib.Recipe, slice_: hardware.Slice, mends: Sequence[str]
+    recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Sequence[str]
 ) -> float:
     """Return what a global step saves where the longest completion is a token shorter.
 
     Args:
       recipe: Shapes and sizes.
       slice_: The chips.
-      mends: Ids of the fixes of Tunix.
+      fixes: Ids of the fixes of Tunix.
     """
-    sequences = shapes.sequences(recipe, "decode", mends)
+    sequences = shapes.sequences(recipe, "decode", fixes)
     bound = program_bound(recipe, "decode", sequences, slice_.chip, slice_.count)
     per_token = bound.seconds / max(1, recipe.rollout.max_new_tokens - 1)
     return per_token * roofline.calls(recipe, "decode", sequences)
 
 
 def _seconds(
-    recipe: recipe_lib.Recipe, chip: hardware.Chip, count: int, mends: Sequence[str]
+    recipe: recipe_lib.Recipe, chip: hardware.Chip, count: int, fixes: Sequence[str]
 ) -> float:
-    return sum(each["seconds"] for each in _phase_bounds(recipe, chip, count, mends))
+    return sum(each["seconds"] for each in _phase_bounds(recipe, chip, count, fixes))
 
 
 def _phase_bounds(
-    recipe: recipe_lib.Recipe, chip: hardware.Chip, count: int, mends: Sequence[str]
+    recipe: recipe_lib.Recipe, chip: hardware.Chip, count: int, fixes: Sequence[str]
 ) -> list[dict[str, Any]]:
     found = []
     for name, members in programs.PHASES.items():
@@ -117,7 +117,7 @@ def _phase_bounds(
             continue
         times = {}
         for member in here:
-            sequences = shapes.sequences(recipe, member, mends)
+            sequences = shapes.sequences(recipe, member, fixes)
             bound = program_bound(recipe, member, sequences, chip, count)
             times[member] = (
                 bound.seconds * roofline.calls(recipe, member, sequences),

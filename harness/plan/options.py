@@ -83,7 +83,7 @@ def not_searched(
     planner = recommender.planner
     least = min(
         recommender.settings(changed),
-        key=lambda each: bounds.step_seconds(each, planner.slice, planner.mends),
+        key=lambda each: bounds.step_seconds(each, planner.slice, planner.fixes),
     )
     limit = int(planner.slice.chip.hbm_bytes * (1 - MARGIN))
     able = recommender.candidate(least).state_bytes <= limit
@@ -95,7 +95,7 @@ def not_searched(
 def _option(
     title: str, recipe: recipe_lib.Recipe, planner: Planner, effects: Sequence[str]
 ) -> dict[str, Any]:
-    found = bounds.bounds(recipe, planner.slice, planner.mends)
+    found = bounds.bounds(recipe, planner.slice, planner.fixes)
     return {
         "title": title,
         "assignments": changes.assignments(planner.recipe, recipe),

@@ -9,7 +9,7 @@ from harness import programs
 from harness import recipe as recipe_lib
 from harness.plan import store
 from harness.plan.planner import Compiled
-from harness.upstream import programs as upstream_programs
+from harness.upstream.instrument import programs as upstream_programs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ _KINDS = (
 
 
 def draw(plan: Mapping[str, Any]) -> str:
-    """Draws a plan.
+    """Draw a plan.
 
     Args:
       plan: As JSON.
@@ -83,7 +83,7 @@ def draw(plan: Mapping[str, Any]) -> str:
 
 
 def _stack(parts: list[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
-    """Adds parts up by kind, in the order of the kinds."""
+    """Add parts up by kind, in the order of the kinds."""
     sums = dict.fromkeys((kind for kind, _, _ in _KINDS), 0)
     for part in parts:
         sums[_kind(part["name"])] += part["bytes"]
@@ -123,7 +123,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: int = 
 
 
 def main(arguments: list[str]) -> None:
-    """Reads a plan and writes its picture.
+    """Read a plan and writes its picture.
 
     Args:
       arguments: The plan's file, and the picture's.

@@ -47,7 +47,7 @@ class Planner:
 
         Args:
           recipe: What is planned.
-          mode: `mended`, or `stock` for Tunix exactly as installed.
+          mode: `patched`, or `stock` for Tunix exactly as installed.
           compiler: Compiles for the slice.
           fixes: Which fixes are in place: `all`, `none`, `all,-ID` or `ID,ID`.
           any_mesh: Whether the recipe's mesh may lie over other chips, because
@@ -61,11 +61,11 @@ class Planner:
         self.recipe, self.compiler = recipe, compiler
         self.mode: upstream.Mode = mode
         self.slice = compiler.slice
-        self.mends = upstream.mends(mode, fixes)
+        self.fixes = upstream.choose_fixes(mode, fixes)
 
     def sequences(self, program: str) -> int:
         """Return the recipe's own size of a program."""
-        return shapes.sequences(self.recipe, program, self.mends)
+        return shapes.sequences(self.recipe, program, self.fixes)
 
     def ask(
         self, program: str, sequences: int, recipe: recipe_lib.Recipe | None = None
@@ -93,11 +93,11 @@ class Planner:
           As `resident.describe`.
         """
         recipe = recipe or self.recipe
-        sequences = shapes.sequences(recipe, "decode", self.mends)
+        sequences = shapes.sequences(recipe, "decode", self.fixes)
         return self.compiler.ask(self._job("resident", sequences, recipe))[0]["resident"]
 
     def _job(self, program: str, sequences: int, recipe: recipe_lib.Recipe | None) -> store.Job:
-        return store.Job(recipe or self.recipe, self.mends, self.slice.name, program, sequences)
+        return store.Job(recipe or self.recipe, self.fixes, self.slice.name, program, sequences)
 
     def at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """Make calls side by side, as many as there are compilers.

@@ -54,7 +54,7 @@ def make(
         "programs": [program_to_dict(each, planner) for each in compiled],
         "phases": [phase.to_dict(limit) for phase in found],
         "walls": largest.of_programs(planner, resident, chosen) if sweep else [],
-        "roofline": bounds.bounds(recipe, planner.slice, planner.mends),
+        "roofline": bounds.bounds(recipe, planner.slice, planner.fixes),
         "recommendation": sizes.recommend(planner, resident, sweep),
         "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},
         "fits": all(phase.fits for phase in found),
@@ -76,7 +76,7 @@ def header(planner: Planner, recipe: recipe_lib.Recipe) -> dict[str, Any]:
         "upstream": {
             "mode": planner.mode,
             "version": upstream.installed_version(),
-            "mends": list(planner.mends),
+            "fixes": list(planner.fixes),
         },
         "versions": store.versions(),
         "recipe": recipe_lib.to_dict(recipe),

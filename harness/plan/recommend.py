@@ -42,7 +42,7 @@ def make(
             "programs": [],
             "phases": [],
             "walls": [],
-            "roofline": bounds.bounds(planner.recipe, planner.slice, planner.mends),
+            "roofline": bounds.bounds(planner.recipe, planner.slice, planner.fixes),
             "recommendation": found,
             "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},
             "fits": False,
@@ -197,6 +197,6 @@ def _stop_tokens(planner: Planner, recipe: recipe_lib.Recipe) -> dict[str, Any]:
         "assignments": changes.assignments(recipe, changes.with_stop_tokens(recipe)),
         "effect": options.STOP_EFFECT,
         "seconds_saved_per_token_less": bounds.seconds_per_token_less(
-            recipe, planner.slice, planner.mends
+            recipe, planner.slice, planner.fixes
         ),
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from harness.upstream import programs
+from harness.upstream.instrument import programs
 
 
 def describe(learner: Any, sequences: int, mini_batch: int) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def meshes(recipe: recipe_lib.Recipe, slice_: hardware.Slice) -> list[tuple[int,
     return found
 
 
-def exchanged_bytes(recipe: recipe_lib.Recipe, mends: Collection[str]) -> float:
+def exchanged_bytes(recipe: recipe_lib.Recipe, fixes: Collection[str]) -> float:
     """Estimate what a chip receives from others in a global step, to order meshes by.
 
     Weights that are split over `fsdp` are gathered for each pass; activations
@@ -98,7 +98,7 @@ def exchanged_bytes(recipe: recipe_lib.Recipe, mends: Collection[str]) -> float:
 
     Args:
       recipe: Shapes, sizes and mesh.
-      mends: Ids of the fixes of Tunix.
+      fixes: Ids of the fixes of Tunix.
 
     Returns:
       Bytes, 0 on one chip.
@@ -109,7 +109,7 @@ def exchanged_bytes(recipe: recipe_lib.Recipe, mends: Collection[str]) -> float:
     gathered = (mesh.fsdp - 1) / mesh.fsdp * weights / mesh.tp * item
     passes = 0.0
     for program in shapes.of(recipe):
-        calls = roofline.calls(recipe, program, shapes.sequences(recipe, program, mends))
+        calls = roofline.calls(recipe, program, shapes.sequences(recipe, program, fixes))
         if program == Program.DECODE:
             calls *= max(1, rollout.max_new_tokens - 1)
         passes += calls * (3 if program in programs.TRAIN else 1)
@@ -169,7 +169,7 @@ class Recommender:
 
     def settings(self, recipe: recipe_lib.Recipe) -> Iterable[recipe_lib.Recipe]:
         """Yield the recipe in every setting that is searched."""
-        batching, group = recipe.batching, shapes.group(recipe, self.planner.mends)
+        batching, group = recipe.batching, shapes.group(recipe, self.planner.fixes)
         for fsdp, tp in meshes(recipe, self.planner.slice):
             mesh = dataclasses.replace(recipe.sharding, fsdp=fsdp, tp=tp)
             train = sizes(batching.mini_batch, fsdp, recipe, batching.mini_batch)
@@ -189,18 +189,18 @@ class Recommender:
 
     def candidate(self, recipe: recipe_lib.Recipe) -> search.Candidate:
         """Make a candidate of a recipe as it is."""
-        mends, slice_ = self.planner.mends, self.planner.slice
+        fixes, slice_ = self.planner.fixes, self.planner.slice
         resident = self._resident(recipe)
         names = [name for name in _ORDER if name in shapes.of(recipe)]
         calls = sum(
-            roofline.calls(recipe, name, shapes.sequences(recipe, name, mends)) for name in names
+            roofline.calls(recipe, name, shapes.sequences(recipe, name, fixes)) for name in names
         )
         own = recipe.sharding == self.planner.recipe.sharding
         cost = (
             # A bound is no finer than this; among equal ones fewer calls are better,
             # since each costs time that a bound does not see.
-            round(bounds.step_seconds(recipe, slice_, mends), 4),
-            round(exchanged_bytes(recipe, mends) / GIB, 1),
+            round(bounds.step_seconds(recipe, slice_, fixes), 4),
+            round(exchanged_bytes(recipe, fixes) / GIB, 1),
             float(calls),
             float(not own),
         )
@@ -237,7 +237,7 @@ class Recommender:
             found.append(
                 search.Question(
                     program=name,
-                    sequences=shapes.sequences(recipe, name, self.planner.mends),
+                    sequences=shapes.sequences(recipe, name, self.planner.fixes),
                     family=_family(recipe, trains=name in programs.TRAIN),
                     beside_bytes=beside_bytes(name, resident, recipe),
                     argument_bytes=arguments,

@@ -12,28 +12,28 @@ def of(recipe: recipe_lib.Recipe) -> tuple[Program, ...]:
     return tuple(Program) if recipe.ppo.beta > 0 else programs.ALWAYS
 
 
-def group(recipe: recipe_lib.Recipe, mends: Collection[str]) -> int:
+def group(recipe: recipe_lib.Recipe, fixes: Collection[str]) -> int:
     """Return the sequences that are generated and valued together, before micro-batches."""
-    if "whitening-group" in mends:
-        whole = "mini-batch-off-policy" in mends
+    if "whitening-group" in fixes:
+        whole = "mini-batch-off-policy" in fixes
         return recipe.batching.batch if whole else recipe.batching.mini_batch
     return max(accounting.whitening_groups(recipe.batching))
 
 
-def sequences(recipe: recipe_lib.Recipe, program: str, mends: Collection[str]) -> int:
+def sequences(recipe: recipe_lib.Recipe, program: str, fixes: Collection[str]) -> int:
     """Return the sequences in one call of a program.
 
     Args:
       recipe: The batch sizes.
       program: Its name.
-      mends: Ids of the fixes of Tunix: without one of them, values are computed
+      fixes: Ids of the fixes of Tunix: without one of them, values are computed
         for the whole group at once.
     """
     size = getattr(recipe.batching, programs.setting_of(program))
     if program in programs.TRAIN:
         return size
-    whole = group(recipe, mends)
-    if program == Program.VALUES and "values-not-micro-batched" not in mends:
+    whole = group(recipe, fixes)
+    if program == Program.VALUES and "values-not-micro-batched" not in fixes:
         return whole
     return min(size, whole)
 

@@ -57,7 +57,7 @@ def recommend(
     ]
     better = recipe_lib.replace(recipe, *assignments) if assignments else recipe
     before, after = (
-        bounds.step_seconds(one, planner.slice, planner.mends) for one in (recipe, better)
+        bounds.step_seconds(one, planner.slice, planner.fixes) for one in (recipe, better)
     )
     return {
         "searched": sweep,
@@ -71,7 +71,7 @@ def recommend(
             "reference": before,
             "recommended": after if sweep else None,
         },
-        "changes_the_algorithm": changes_of_sizes(planner.mends),
+        "changes_the_algorithm": changes_of_sizes(planner.fixes),
         "what_else": _what_else(planner, better, sweep),
     }
 
@@ -84,7 +84,7 @@ def _setting(
     sweep: bool,
 ) -> dict[str, Any]:
     """Choose the size of one setting; see `recommend`."""
-    recipe, most = planner.recipe, shapes.group(planner.recipe, planner.mends)
+    recipe, most = planner.recipe, shapes.group(planner.recipe, planner.fixes)
     members = [member for member in members if member in shapes.of(recipe)]
     own = getattr(recipe.batching, setting)
     step = recipe.sharding.fsdp if setting == "train_micro_batch" else 1
@@ -127,7 +127,7 @@ def _fitting(
     asked = [
         member
         for member in members
-        if member != programs.Program.VALUES or "values-not-micro-batched" in planner.mends
+        if member != programs.Program.VALUES or "values-not-micro-batched" in planner.fixes
     ]
 
     def fits(size: int) -> bool:
@@ -150,19 +150,19 @@ def _fitting(
     return set(sizes[:low])
 
 
-def changes_of_sizes(mends: Sequence[str]) -> list[str]:
+def changes_of_sizes(fixes: Sequence[str]) -> list[str]:
     """Return what micro-batch sizes change beside speed and memory.
 
     Args:
-      mends: Ids of the fixes of Tunix.
+      fixes: Ids of the fixes of Tunix.
     """
     found = []
-    if "whitening-group" not in mends:
+    if "whitening-group" not in fixes:
         found.append(
             "rollout_micro_batch and logps_micro_batch: advantages are whitened over groups of "
             "their least common multiple"
         )
-    if "micro-batch-token-mean" not in mends:
+    if "micro-batch-token-mean" not in fixes:
         found.append(
             "train_micro_batch: the loss is a token mean of each micro-batch, so the gradient "
             "depends on it where completions differ in length"
@@ -174,14 +174,14 @@ def _what_else(planner: Planner, better: recipe_lib.Recipe, sweep: bool) -> list
     """Return what other changes would gain: bounds, and with a sweep the critic step's HBM."""
     half = better.rollout.max_prompt_length // 2
     rest = better.rollout.cache_size - better.rollout.max_prompt_length
-    before = bounds.step_seconds(better, planner.slice, planner.mends)
+    before = bounds.step_seconds(better, planner.slice, planner.fixes)
     found = []
     for name, templates, changes in _OTHER_CHANGES:
         assignments = [template.format(half=half, cache=rest + half) for template in templates]
         other = recipe_lib.replace(better, *assignments)
         if other == better:
             continue
-        seconds = bounds.step_seconds(other, planner.slice, planner.mends)
+        seconds = bounds.step_seconds(other, planner.slice, planner.fixes)
         entry = _change(name, assignments, changes, seconds, before)
         if sweep:
             for key, one in (("critic_step_bytes", other), ("from_critic_step_bytes", better)):
@@ -195,7 +195,7 @@ def _what_else(planner: Planner, better: recipe_lib.Recipe, sweep: bool) -> list
             None,
             before,
         )
-        saved = bounds.seconds_per_token_less(better, planner.slice, planner.mends)
+        saved = bounds.seconds_per_token_less(better, planner.slice, planner.fixes)
         found.append({**entry, "seconds_saved_per_token_less": saved})
     return found
 
@@ -217,5 +217,5 @@ def _change(
 def _critic_step_bytes(
     planner: Planner, sized: recipe_lib.Recipe, recipe: recipe_lib.Recipe
 ) -> int | None:
-    sequences = shapes.sequences(sized, "critic_step", planner.mends)
+    sequences = shapes.sequences(sized, "critic_step", planner.fixes)
     return planner.ask("critic_step", sequences, recipe).figures.peak_bytes

@@ -98,28 +98,28 @@ class Job:
 
     Attributes:
       recipe: The recipe.
-      mends: The fixes of Tunix in place.
+      fixes: The fixes of Tunix in place.
       slice: Name of the slice.
       program: Name of the program, or `resident`.
       sequences: Sequences in one call.
     """
 
     recipe: recipe_lib.Recipe
-    mends: upstream.Fixes
+    fixes: upstream.Fixes
     slice: str
     program: str
     sequences: int
 
     @property
-    def fixes(self) -> list[str] | None:
+    def fix_ids(self) -> list[str] | None:
         """Ids of the fixes; None for stock Tunix."""
-        return None if self.mends.stock else list(self.mends)
+        return None if self.fixes.stock else list(self.fixes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
             "recipe": recipe_lib.to_dict(self.recipe),
-            "mends": self.fixes,
+            "fixes": self.fix_ids,
             "slice": self.slice,
             "program": self.program,
             "sequences": self.sequences,
@@ -130,8 +130,8 @@ class Job:
         """Read what `to_dict` returned."""
         return cls(
             recipe=recipe_lib.from_dict(tree["recipe"]),
-            mends=(
-                upstream.STOCK if tree["mends"] is None else upstream.Fixes(tuple(tree["mends"]))
+            fixes=(
+                upstream.STOCK if tree["fixes"] is None else upstream.Fixes(tuple(tree["fixes"]))
             ),
             slice=tree["slice"],
             program=tree["program"],
@@ -172,7 +172,7 @@ class Store:
             "max_steps": accounting.max_steps(job.recipe),
             "accumulation": batching.mini_batch // batching.train_micro_batch,
             "mini_batch": batching.mini_batch if job.program == "resident" else None,
-            "mends": job.fixes,
+            "fixes": job.fix_ids,
             "versions": self._versions,
             "flags": self.compiler_flags,
             "sources": self._sources,

@@ -137,7 +137,7 @@ class Worker:
           no program, `answer`.
         """
         from harness.plan import resident
-        from harness.upstream import programs
+        from harness.upstream.instrument import programs
 
         self._lowered = None
         learner = self._learner(job)
@@ -187,15 +187,15 @@ class Worker:
         return {"answer": dataclasses.asdict(figures)}
 
     def _learner(self, job: store.Job) -> Any:
-        from harness.upstream import programs
+        from harness.upstream.instrument import programs
 
-        key = (job.recipe, job.mends)
+        key = (job.recipe, job.fixes)
         if self._built is None or self._built[0] != key:
             sharding = job.recipe.sharding
             mesh = self._jax.sharding.Mesh(
                 self._devices.reshape(sharding.fsdp, sharding.tp), ("fsdp", "tp")
             )
-            self._built = (key, programs.abstract_learner(job.recipe, mesh, job.mends))
+            self._built = (key, programs.abstract_learner(job.recipe, mesh, job.fixes))
         return self._built[1]
 
 

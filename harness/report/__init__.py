@@ -21,7 +21,7 @@ from harness.report import (
 
 
 def make(paths: Sequence[pathlib.Path]) -> tuple[str, reading.Sources]:
-    """Makes the page.
+    """Make the page.
 
     The same results give the same page, byte for byte.
 

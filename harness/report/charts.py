@@ -77,7 +77,7 @@ def lines(
     height: float,
     rules: Sequence[Rule] = (),
 ) -> str:
-    """Draws values over places, with intervals, limits, and names at the lines' ends.
+    """Draw values over places, with intervals, limits, and names at the lines' ends.
 
     Args:
       series: The lines; at least one has a value.
@@ -206,7 +206,7 @@ def _end_names(
     top: float,
     bottom: float,
 ) -> list[str]:
-    """Writes each line's name at its end, pushed apart where they would lie on each other."""
+    """Write each line's name at its end, pushed apart where they would lie on each other."""
     ends = []
     for each in series:
         last = next((p for p in reversed(each.points) if p[1] is not None), None)
@@ -221,7 +221,7 @@ def _end_names(
 
 
 def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves places that are in order as little as it takes to lie a gap apart.
+    """Move places that are in order as little as it takes to lie a gap apart.
 
     Args:
       places: In rising order.
@@ -284,7 +284,7 @@ def bars(
     width: float,
     limit: Rule | None = None,
 ) -> str:
-    """Draws level bars, stacked of parts, and a limit across them.
+    """Draw level bars, stacked of parts, and a limit across them.
 
     Args:
       rows: The bars.
@@ -390,7 +390,7 @@ class Row:
 def intervals(
     rows: Sequence[Row], x: Axis, *, label: str, width: float, rules: Sequence[Rule] = ()
 ) -> str:
-    """Draws estimates as dots with whiskers, level.
+    """Draw estimates as dots with whiskers, level.
 
     Args:
       rows: The things.
@@ -471,7 +471,7 @@ class Tile:
 
 
 def tiles(groups: Sequence[tuple[str, Sequence[Tile]]], *, label: str, width: float) -> str:
-    """Draws a square for each of many, by group.
+    """Draw a square for each of many, by group.
 
     A cross marks what must not be overlooked, a bar what is known, so that no
     meaning hangs on colour alone.

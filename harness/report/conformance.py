@@ -1,4 +1,4 @@
-"""Is it right: the properties, and the ledger of known defects."""
+"""Is it right: the properties, and the known issues."""
 
 from collections import Counter
 
@@ -11,14 +11,14 @@ _COMMAND = "python -m harness check --json check.json"
 _STATUS = {
     "fail": ("fails", "fail"),
     "error": ("could not be looked at", "could not be looked at"),
-    "known-defect": ("is broken as the ledger knows", "are broken as the ledger knows"),
+    "known-defect": ("is broken by known issues alone", "are broken by known issues alone"),
     "pass": ("holds", "hold"),
 }
 _SHOWN, _LONGEST = 3, 300
 
 
 def section(sources: Sources) -> Section:
-    """Shows what the checks found."""
+    """Show what the checks found."""
     checks = sources.of(kinds.Check)
     if not checks:
         missing = Note("No check was given: nothing is known of the properties.", _COMMAND, True)
@@ -26,7 +26,7 @@ def section(sources: Sources) -> Section:
     parts: list[Part] = []
     for source, check in checks:
         parts += _properties(source, check)
-        parts += _ledger(source, check)
+        parts += _known_issues(source, check)
     return Section("properties", "Is it right?", tuple(parts))
 
 
@@ -35,7 +35,7 @@ def _title(source: Source, check: kinds.Check) -> str:
 
 
 def counted(check: kinds.Check) -> dict[str, str]:
-    """Gives how many properties are of each status that occurs, in words, gravest first."""
+    """Return how many properties are of each status that occurs, in words, gravest first."""
     count = Counter(each.status for each in check.properties)
     return {
         status: f"{count[status]} {words[count[status] != 1]}"
@@ -106,12 +106,12 @@ def _cut(said: str) -> str:
     return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _ledger(source: Source, check: kinds.Check) -> list[Part]:
+def _known_issues(source: Source, check: kinds.Check) -> list[Part]:
     if not check.defects:
-        return [Note(f"{_title(source, check)}: the ledger is empty.", missing=True)]
+        return [Note(f"{_title(source, check)}: no known issues.", missing=True)]
     groups = (
-        ("in this Tunix, not mended", [d for d in check.defects if d.present and not d.mended]),
-        ("in this Tunix, mended", [d for d in check.defects if d.present and d.mended]),
+        ("in this Tunix, not fixed", [d for d in check.defects if d.present and not d.fixed]),
+        ("in this Tunix, fixed", [d for d in check.defects if d.present and d.fixed]),
         ("not looked at", [d for d in check.defects if d.present is None]),
         ("not in this Tunix", [d for d in check.defects if d.present is False]),
     )
@@ -120,7 +120,7 @@ def _ledger(source: Source, check: kinds.Check) -> list[Part]:
             head=("defect", "what", "where", "releases", "shown by"),
             rows=tuple(_defect(each) for each in found),
             basis=("measured",) if found[0].present is not None else (),
-            caption=f"Ledger: {len(found)} {word} ({source.name})",
+            caption=f"Known issues: {len(found)} {word} ({source.name})",
             folded=True,
             code=frozenset({0, 2}),
         )

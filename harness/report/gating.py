@@ -12,7 +12,7 @@ _TIERS = ("exact", "time", "learning")
 
 
 def section(sources: Sources) -> Section:
-    """Shows what the gates found."""
+    """Show what the gates found."""
     title = "Did it get worse?"
     gates = sources.of(kinds.Gate)
     if not gates:

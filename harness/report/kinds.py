@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = ("run", "check", "plan", "bench", "gate")
 
 
 def _finite(value: Any) -> Any:
-    """Takes what is not finite as not told: JSON has no name for it, Python's has."""
+    """Take what is not finite as not told: JSON has no name for it, Python's has."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -34,11 +34,11 @@ class _Part(BaseModel):
 
 
 class Upstream(_Part):
-    """Which Tunix, `mended` or `stock`."""
+    """Which Tunix, `patched` or `stock`."""
 
     mode: str
     version: str
-    mends: list[str] = []
+    fixes: list[str] = []
 
 
 class Processor(_Part):
@@ -125,12 +125,12 @@ class Run(_Part):
 
     @property
     def gained(self) -> bool:
-        """Tells whether the accuracy rose above its interval before PPO."""
+        """Whether the accuracy rose above its interval before PPO."""
         return self.trained.accuracy > self.baseline.accuracy_ci95[1]
 
     @property
     def lost(self) -> bool:
-        """Tells whether the accuracy fell below its interval before PPO."""
+        """Whether the accuracy fell below its interval before PPO."""
         return self.trained.accuracy < self.baseline.accuracy_ci95[0]
 
 
@@ -146,11 +146,11 @@ class Property(_Part):
 
 
 class Defect(_Part):
-    """One entry of the ledger."""
+    """One known issue."""
 
     id: str
     present: bool | None
-    mended: bool
+    fixed: bool
     title: str
     where: str = ""
     releases: list[str] = []
@@ -168,7 +168,7 @@ class Check(_Part):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong beyond what the ledger knows."""
+        """Whether nothing is wrong beyond what is a known issue."""
         return all(each.status in ("pass", "known-defect") for each in self.properties)
 
 

@@ -21,7 +21,7 @@ Runs = Sequence[tuple[Source, kinds.Run]]
 
 
 def section(sources: Sources) -> Section:
-    """Shows what the runs learned."""
+    """Show what the runs learned."""
     runs = sources.of(kinds.Run)
     if not runs:
         missing = Note("No run was given: nothing is known of learning.", _COMMAND, True)
@@ -39,7 +39,7 @@ def section(sources: Sources) -> Section:
 
 
 def _groups(runs: Runs) -> list[list[tuple[Source, kinds.Run]]]:
-    """Puts runs together that differ in the seed alone."""
+    """Put runs together that differ in the seed alone."""
     groups: dict[str, list[tuple[Source, kinds.Run]]] = {}
     for source, run in runs:
         recipe = {name: value for name, value in run.recipe.items() if name != "seed"}
@@ -197,7 +197,7 @@ def _signal(runs: Runs, field: str, title: str, unit: str, share: bool) -> Pictu
 def rolling(
     points: Sequence[tuple[float, float | None]], window: int
 ) -> tuple[tuple[float, float | None], ...]:
-    """Gives the mean of the last values at each place, of those that are finite.
+    """Return the mean of the last values at each place, of those that are finite.
 
     Args:
       points: Places and values.

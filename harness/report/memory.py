@@ -22,7 +22,7 @@ _KINDS = (
 
 
 def section(sources: Sources) -> Section:
-    """Shows the plans' memory, and that of the runs."""
+    """Show the plans' memory, and that of the runs."""
     title = "Does it fit?"
     plans = sources.of(kinds.Plan)
     parts: list[Part] = []
@@ -38,7 +38,7 @@ def section(sources: Sources) -> Section:
 
 
 def stack(parts: list[kinds.Piece]) -> list[charts.Segment]:
-    """Adds parts up by kind, in the order of the kinds; those of nothing are left out.
+    """Add parts up by kind, in the order of the kinds; those of nothing are left out.
 
     Args:
       parts: Bytes by what they are of.

@@ -17,7 +17,7 @@ BASES: dict[Basis, str] = {
 
 
 def in_order(found: Collection[Basis]) -> tuple[Basis, ...]:
-    """Gives each of the labels once, in the order in which the page explains them."""
+    """Return each of the labels once, in the order in which the page explains them."""
     return tuple(sorted(set(found), key=list(BASES).index))
 
 
@@ -52,7 +52,7 @@ _PLACES = {WIDE: "across", HALF: "half", PANEL: "third"}
 
 
 def picture(draw: Callable[[float], str], wide: float, title: str = "") -> Picture:
-    """Draws a chart at both widths.
+    """Draw a chart at both widths.
 
     Args:
       draw: Gives SVG of a width.
@@ -173,12 +173,12 @@ class Answer:
 
 
 def worst_first(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    """Puts answers in order, the gravest first, otherwise as they came."""
+    """Put answers in order, the gravest first, otherwise as they came."""
     return tuple(sorted(answers, key=lambda answer: GRAVITIES.index(answer.gravity)))
 
 
 def render(headline: str, answers: Sequence[Answer], sections: Sequence[Section]) -> str:
-    """Makes the page.
+    """Make the page.
 
     Args:
       headline: The whole in a sentence.

@@ -67,12 +67,12 @@ class Sources:
     skipped: tuple[Skipped, ...]
 
     def of(self, model: type[_T]) -> list[tuple[Source, _T]]:
-        """Gives the results of one kind, each with what it holds."""
+        """Return the results of one kind, each with what it holds."""
         return [(each, each.tree) for each in self.used if isinstance(each.tree, model)]
 
 
 def read(paths: Sequence[pathlib.Path]) -> Sources:
-    """Reads results.
+    """Read results.
 
     Args:
       paths: Files, which must be results, and folders, which are searched for
@@ -148,7 +148,7 @@ def _load(path: pathlib.Path) -> Any:
 
 
 def _recognise(path: pathlib.Path, tree: Any) -> tuple[kinds.Kind | None, str]:
-    """Tells the kind of a file by what it holds, or what it is instead."""
+    """Return the kind of a file by what it holds, or what it is instead."""
     if not isinstance(tree, dict):
         return None, "it holds no JSON object"
     schema = tree.get("schema")

@@ -29,7 +29,7 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
 
 
 def section(sources: Sources) -> Section:
-    """Shows what changes with the micro-batch."""
+    """Show what changes with the micro-batch."""
     parts: list[Part] = []
     benches = sources.of(kinds.Bench)
     if not benches:
@@ -45,7 +45,7 @@ def section(sources: Sources) -> Section:
 
 
 def program(each: kinds.Benchmark) -> str:
-    """Tells which program a benchmark is of."""
+    """Return which program a benchmark is of."""
     if each.group in (None, "memory"):
         return str((each.params or {}).get("name", each.name))
     return str(each.group)
@@ -161,7 +161,7 @@ _Peaks = dict[str, dict[tuple[str, Basis], dict[int, int]]]
 
 
 def _peaks(benchmarks: Sequence[kinds.Benchmark]) -> _Peaks:
-    """Gathers bytes by program, by type and basis, by micro-batch."""
+    """Gather bytes by program, by type and basis, by micro-batch."""
     found: _Peaks = {}
     for each in benchmarks:
         info = each.extra_info
@@ -304,7 +304,7 @@ def _plan_peaks(source: Source, plan: kinds.Plan, known: Sequence[kinds.Program]
 
 
 def _walls(wall: kinds.Wall) -> list[charts.Rule]:
-    """Gives where a program stops fitting: by itself, and beside what else lives there."""
+    """Return where a program stops fitting: by itself, and beside what else lives there."""
     rules = []
     if wall.compiles:
         # Where nothing was refused, the wall is somewhere beyond.

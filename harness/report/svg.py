@@ -15,23 +15,23 @@ FONT = 13.0
 
 
 def escape(said: str) -> str:
-    """Makes a string safe as text and as a quoted attribute."""
+    """Make a string safe as text and as a quoted attribute."""
     return html.escape(said, quote=True)
 
 
 def text_width(said: str, size: float = FONT) -> float:
-    """Estimates the width of a line of text, in the units of the drawing."""
+    """Estimate the width of a line of text, in the units of the drawing."""
     return len(said) * _CHARACTER * size
 
 
 def shorten(said: str, width: float, size: float = FONT) -> str:
-    """Cuts a line to a width, with an ellipsis if something is cut."""
+    """Cut a line to a width, with an ellipsis if something is cut."""
     fits = max(2, int(width / (_CHARACTER * size)))
     return said if len(said) <= fits else said[: fits - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def text(x: float, y: float, said: str, classes: str = "ink", anchor: str = "start") -> str:
-    """Writes a line of text, its baseline at `y`."""
+    """Write a line of text, its baseline at `y`."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" class="{classes}" text-anchor="{anchor}">'
         f"{escape(said)}</text>"
@@ -39,14 +39,14 @@ def text(x: float, y: float, said: str, classes: str = "ink", anchor: str = "sta
 
 
 def line(x1: float, y1: float, x2: float, y2: float, classes: str) -> str:
-    """Draws a straight line."""
+    """Draw a straight line."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{classes}"/>'
 
 
 def rect(
     x: float, y: float, width: float, height: float, classes: str, title: str | None = None
 ) -> str:
-    """Draws a rectangle, with words that a pointer brings up."""
+    """Draw a rectangle, with words that a pointer brings up."""
     shape = f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
     if title is None:
         return f'{shape} class="{classes}"/>'
@@ -54,13 +54,13 @@ def rect(
 
 
 def dot(x: float, y: float, classes: str, title: str | None = None, radius: float = 4) -> str:
-    """Draws a dot, with words that a pointer brings up."""
+    """Draw a dot, with words that a pointer brings up."""
     shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{classes}"'
     return f"{shape}/>" if title is None else f"{shape}><title>{escape(title)}</title></circle>"
 
 
 def path(points: Sequence[tuple[float, float] | None], classes: str) -> str:
-    """Draws a line through points, broken where one is none."""
+    """Draw a line through points, broken where one is none."""
     said, pen = [], "M"
     for point in points:
         if point is None:
@@ -72,7 +72,7 @@ def path(points: Sequence[tuple[float, float] | None], classes: str) -> str:
 
 
 def drawing(width: float, height: float, label: str, shapes: Sequence[str]) -> str:
-    """Puts shapes together to a picture that scales, with words for who cannot see it."""
+    """Put shapes together to a picture that scales, with words for who cannot see it."""
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}">'
         f"{''.join(shapes)}</svg>"
@@ -98,7 +98,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Gives the place of a value."""
+        """Return the place of a value."""
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log(low), math.log(high), math.log(value)
@@ -106,7 +106,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Gives round numbers within a range, at most about `most`, equally far apart."""
+    """Return round numbers within a range, at most about `most`, equally far apart."""
     span = high - low
     if not span > 0:
         return [low]
@@ -119,13 +119,13 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def thin(values: Sequence[float], most: int) -> list[float]:
-    """Leaves out values evenly until at most about `most` are left, the last one kept."""
+    """Leave out values evenly until at most about `most` are left, the last one kept."""
     every = max(1, math.ceil(len(values) / most))
     return sorted(set(list(values)[::-1][::every]))
 
 
 def number(value: float) -> str:
-    """Writes a figure with three digits that count, thousands set apart."""
+    """Write a figure with three digits that count, thousands set apart."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -139,7 +139,7 @@ def number(value: float) -> str:
 
 
 def rate(value: float) -> str:
-    """Writes a figure for an axis: k, M, G instead of zeros."""
+    """Write a figure for an axis: k, M, G instead of zeros."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{number(value / size)}{unit}"
@@ -147,12 +147,12 @@ def rate(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """Writes a share of 1 as per cent, one digit behind the point where it is not whole."""
+    """Write a share of 1 as per cent, one digit behind the point where it is not whole."""
     return f"{value * 100:.1f}".removesuffix(".0") + "%"
 
 
 def seconds(value: float) -> str:
-    """Writes a time in the unit in which it is short."""
+    """Write a time in the unit in which it is short."""
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "\N{MICRO SIGN}s")):
         if value >= size or size == 1e-6:
             return f"{number(value / size)} {unit}"
@@ -163,12 +163,12 @@ _BYTES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B
 
 
 def bytes_unit(largest: float) -> tuple[int, str]:
-    """Gives the unit in which amounts up to the largest are short: its bytes and name."""
+    """Return the unit in which amounts up to the largest are short: its bytes and name."""
     return next(((size, name) for size, name in _BYTES if largest >= size), (1, "B"))
 
 
 def size(value: float) -> str:
-    """Writes bytes in the unit in which they are short."""
+    """Write bytes in the unit in which they are short."""
     unit, name = bytes_unit(value)
     return f"{number(value / unit) if name != 'GiB' else f'{value / unit:.2f}'} {name}"
 

@@ -9,7 +9,7 @@ from harness.report.sizes import program
 
 
 def section(sources: Sources) -> Section:
-    """Shows the time split of everything that was timed or bounded."""
+    """Show the time split of everything that was timed or bounded."""
     runs, benches = sources.of(kinds.Run), sources.of(kinds.Bench)
     plans = sources.of(kinds.Plan)
     parts: list[Part] = []

@@ -21,12 +21,12 @@ _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "qwix", "optax", "orbax-checkpoi
 
 
 def answers(sources: Sources) -> tuple[Answer, ...]:
-    """Gives each result's answer, in the order of the results."""
+    """Return each result's answer, in the order of the results."""
     return tuple(_answer(each) for each in sources.used)
 
 
 def headline(given: tuple[Answer, ...]) -> str:
-    """Puts the answers in one sentence, the gravest first."""
+    """Put the answers in one sentence, the gravest first."""
     count = Counter(each.gravity for each in given)
     words = (
         ("no", "say no"),
@@ -140,7 +140,7 @@ def _say_gate(gate: kinds.Gate) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
 
 
 def environment(sources: Sources) -> Section:
-    """Tells where everything was measured, each fact once, and what differs."""
+    """Return where everything was measured, each fact once, and what differs."""
     facts: dict[str, dict[str, list[str]]] = {}
     for source in sources.used:
         for fact, value in _facts(source.tree):

@@ -1,13 +1,13 @@
-"""The only door to Tunix's RL: cluster, learner, rollout, checkpoints, and the ledger.
+"""The only door to Tunix's RL: cluster, learner, rollout, checkpoints, and the known issues.
 
 A Tunix upgrade touches this folder and nothing else.
 """
 
-from harness.upstream.backends import check as check_backends
-from harness.upstream.checkpoints import restore_actor, saved_steps
-from harness.upstream.cluster import Cluster, make_cluster
-from harness.upstream.generate import Generator
-from harness.upstream.learner import (
+from harness.upstream.engine.backends import check as check_backends
+from harness.upstream.engine.checkpoints import restore_actor, saved_steps
+from harness.upstream.engine.cluster import Cluster, make_cluster
+from harness.upstream.engine.generate import Generator
+from harness.upstream.engine.learner import (
     Learner,
     RewardFn,
     TrainExample,
@@ -23,33 +23,33 @@ from harness.upstream.learner import (
     train_on,
     values,
 )
-from harness.upstream.ledger import (
-    DEFECTS,
+from harness.upstream.engine.metrics import Scalars, not_finite, rows
+from harness.upstream.engine.resume import Point, latest, seal, take_back
+from harness.upstream.instrument.parts import measure
+from harness.upstream.instrument.trace import Trace, parameters, watch, weights
+from harness.upstream.known_issues import (
+    KNOWN_ISSUES,
     SUPPORTED,
-    Defect,
+    KnownIssue,
     Mode,
-    defect,
+    choose_fixes,
     expected,
     installed_version,
-    mends,
+    known_issue,
     present,
     reproduction,
     standing,
 )
-from harness.upstream.metrics import Scalars, not_finite, rows
-from harness.upstream.parts import measure
-from harness.upstream.resume import Point, latest, seal, take_back
 from harness.upstream.selection import STOCK, Fixes
-from harness.upstream.trace import Trace, parameters, watch, weights
 
 __all__ = [
-    "DEFECTS",
+    "KNOWN_ISSUES",
     "STOCK",
     "SUPPORTED",
     "Cluster",
-    "Defect",
     "Fixes",
     "Generator",
+    "KnownIssue",
     "Learner",
     "Mode",
     "Point",
@@ -59,18 +59,18 @@ __all__ = [
     "TrainExample",
     "Watcher",
     "check_backends",
-    "defect",
+    "choose_fixes",
     "divergence",
     "expected",
     "generate_example",
     "installed_version",
+    "known_issue",
     "latest",
     "log_probs",
     "log_probs_of",
     "make_cluster",
     "make_learner",
     "measure",
-    "mends",
     "not_finite",
     "parameters",
     "present",

@@ -6,9 +6,9 @@ from typing import Any
 
 
 def rebind(function: Callable[..., Any], **names: Any) -> Any:
-    """Copies a function so that it sees other objects under some global names.
+    """Copy a function so that it sees other objects under some global names.
 
-    A mend made so runs upstream's own code, as it is installed, with one name
+    A fix made so runs upstream's own code, as it is installed, with one name
     looked up elsewhere; no line is copied, and the original is left alone.
 
     Args:
@@ -19,7 +19,7 @@ def rebind(function: Callable[..., Any], **names: Any) -> Any:
       The copy.
 
     Raises:
-      AttributeError: The function's module has no such global, so that a mend
+      AttributeError: The function's module has no such global, so that a fix
         which no longer fits fails instead of doing nothing.
     """
     for name in names:
@@ -42,13 +42,13 @@ class Overlay:
     """A module in which some names mean something else."""
 
     def __init__(self, module: types.ModuleType, **names: Any):
-        """Lays `names` over `module`."""
+        """Lay `names` over `module`."""
         for name in names:
             getattr(module, name)  # a name that upstream dropped must not pass unnoticed
         self._module = module
         self._names = names
 
     def __getattr__(self, name: str) -> Any:
-        """Looks a name up among the overlaid ones, then in the module."""
+        """Look a name up among the overlaid ones, then in the module."""
         names = object.__getattribute__(self, "_names")
         return names[name] if name in names else getattr(self._module, name)

@@ -16,7 +16,7 @@ from tunix.rl import common, rl_cluster
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import base_rollout
 
-from harness.upstream import rebind, versions
+from harness.upstream import compat, rebind
 
 PAD = 0
 END = 1
@@ -167,7 +167,7 @@ def loss_of_log_probs(
         return log_probs, jnp.zeros((*log_probs.shape, 2))
 
     function = rebind.rebind(
-        versions.policy_loss_fn(),
+        compat.policy_loss_fn(),
         common=rebind.Overlay(common, compute_per_token_logps=given),
     )
     example = types.SimpleNamespace(
@@ -178,7 +178,7 @@ def loss_of_log_probs(
         old_per_token_logps=jnp.zeros(mask.shape) if old is None else old,
         ref_per_token_logps=None,
     )
-    numbers = versions.numbers_of(ppo_learner.PPOConfig(beta=0.0))
+    numbers = compat.numbers_of(ppo_learner.PPOConfig(beta=0.0))
     return function(nnx.Dict(), example, **numbers, pad_id=PAD, eos_id=END)[0]
 
 

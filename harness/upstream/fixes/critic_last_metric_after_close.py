@@ -11,7 +11,7 @@ from typing import Any, cast
 from tunix.rl import rl_cluster
 from tunix.sft import peft_trainer
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import logging_to, toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -47,7 +47,7 @@ ISSUE = KnownIssue(
     title="The critic's last metrics go to a logger that is closed.",
     where="tunix/rl/rl_cluster.py:696",
     effect="The last step of the critic is missing in TensorBoard.",
-    mend="They are written before the actor's trainer closes the logger.",
+    fix="They are written before the actor's trainer closes the logger.",
     probe=probe,
 )
 

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 from tunix.generate import sampler as sampler_lib
 
-from harness.upstream import points, versions
+from harness.upstream import compat
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import toy_sampler
 from harness.upstream.fixes.known_issue import KnownIssue
 
 
 def probe() -> bool:
     """Return whether the decode loop writes past the last of its positions."""
-    state = versions.sampling_state(
+    state = compat.sampling_state(
         decoding_step=jnp.int32(1),
         token_buffer=jnp.zeros((1, 4), jnp.int32),
         positions=jnp.zeros((1, 4), jnp.int32),
@@ -49,7 +50,7 @@ ISSUE = KnownIssue(
     title="Decoding takes one step past the limit of tokens.",
     where="tunix/generate/sampler.py:691",
     effect="One forward pass of the policy is wasted whenever a row reaches the limit.",
-    mend="The loop ends with the last token that is kept.",
+    fix="The loop ends with the last token that is kept.",
     probe=probe,
     shown_by=("decode-stops",),
 )

@@ -15,7 +15,8 @@ from tunix.generate import sampler as sampler_lib
 from tunix.generate import tokenizer_adapter
 from tunix.rl.rollout import vanilla_rollout
 
-from harness.upstream import points, rebind, versions
+from harness.upstream import compat, rebind
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import toy_sampler
 from harness.upstream.fixes._probing import END, PAD, WORD, rollout_config, sampler_that_wrote
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -38,7 +39,7 @@ ISSUE = KnownIssue(
         "The choice to stop has no log-probability, value or gradient, and its reward "
         "lands on the token before it: a policy that stops too early is never told."
     ),
-    mend="The rollout keeps the end token that was drawn; the text has none, as before.",
+    fix="The rollout keeps the end token that was drawn; the text has none, as before.",
     probe=probe,
     shown_by=("completions-end", "greedy"),
 )
@@ -58,7 +59,7 @@ class Fix(points.Fix):
     """Keep the stop token that was drawn, or the choice to stop is never trained on."""
 
     def sampler_call(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        names = {versions.FIND_END: _index_after_first_end}
+        names = {compat.FIND_END: _index_after_first_end}
         return rebind.rebind(call, utils=rebind.Overlay(sampler_lib.utils, **names))
 
     def sampler(self, sampler: Any) -> None:
@@ -67,7 +68,7 @@ class Fix(points.Fix):
 
 def _index_after_first_end(ids: np.ndarray, eos_id: Any) -> int:
     """Return the length of a completion, its stop token included."""
-    return min(int(getattr(sampler_lib.utils, versions.FIND_END)(ids, eos_id)) + 1, len(ids))
+    return min(int(getattr(sampler_lib.utils, compat.FIND_END)(ids, eos_id)) + 1, len(ids))
 
 
 class _TextWithoutEnd(tokenizer_adapter.TokenizerAdapter):

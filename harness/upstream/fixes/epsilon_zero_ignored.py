@@ -8,7 +8,7 @@ from typing import Any
 
 from tunix.rl.ppo import ppo_learner
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes.known_issue import KnownIssue
 
 
@@ -22,7 +22,7 @@ ISSUE = KnownIssue(
     title="A clip bound of 0 becomes the default one.",
     where="tunix/rl/ppo/ppo_learner.py:101",
     effect="A side that was to be closed is open by epsilon.",
-    mend="The bound is set after the configuration is made.",
+    fix="The bound is set after the configuration is made.",
     probe=probe,
     shown_by=("policy-loss-plain",),
 )

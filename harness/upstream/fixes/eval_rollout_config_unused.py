@@ -9,7 +9,7 @@ from typing import Any
 
 from tunix.rl import rl_cluster
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import toy_learner, toy_rollout_config
 from harness.upstream.fixes._probing import one_group
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -26,7 +26,7 @@ ISSUE = KnownIssue(
     title="A rollout configuration for evaluation is never used.",
     where="tunix/rl/ppo/ppo_learner.py:262",
     effect="Validation samples as training does; its figures are of another policy.",
-    mend="Generation is told what it is for.",
+    fix="Generation is told what it is for.",
     probe=probe,
     shown_by=("eval-config",),
 )

@@ -13,7 +13,7 @@ class KnownIssue:
       title: What is wrong, in a line.
       where: File and line in the last of `releases`.
       effect: What it does to learning, or to whom runs it.
-      mend: How it is corrected here, if it is.
+      fix: How it is corrected here, if it is.
       probe: Run Tunix's own code and return whether the issue is there; a fix is applied only
         then. None where nothing cheap tells.
       shown_by: Ids of the properties that it breaks; empty if only its reproduction shows it.
@@ -27,7 +27,7 @@ class KnownIssue:
     title: str
     where: str
     effect: str
-    mend: str | None = None
+    fix: str | None = None
     probe: Callable[[], bool] | None = None
     shown_by: tuple[str, ...] = ()
     releases: tuple[str, ...] = ("0.1.6", "0.1.7")
@@ -35,6 +35,6 @@ class KnownIssue:
     fixed_with: str | None = None
 
     @property
-    def fix(self) -> str:
+    def fix_id(self) -> str:
         """Id of the issue that its fix is named after."""
         return self.fixed_with or self.id

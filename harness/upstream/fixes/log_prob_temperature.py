@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harness.upstream import points
-from harness.upstream import temperature as temperature_lib
+from harness.upstream.engine import points
+from harness.upstream.engine import temperature as temperature_lib
 from harness.upstream.fixes._prelude import toy_rollout, toy_rollout_config
 from harness.upstream.fixes._probing import log_prob_arguments
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -33,7 +33,7 @@ ISSUE = KnownIssue(
         "The ratio is of two policies neither of which drew the tokens, so the estimate of "
         "the gradient is biased at every temperature but 1."
     ),
-    mend="Old and current log-probs and the entropy are taken at the rollout's temperature.",
+    fix="Old and current log-probs and the entropy are taken at the rollout's temperature.",
     probe=probe,
     shown_by=(
         "padding-is-invisible",

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 from tunix.sft import peft_trainer
 
-from harness.upstream import lora_head, points
+from harness.upstream.engine import lora_head, points
 from harness.upstream.fixes._prelude import toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -45,7 +45,7 @@ ISSUE = KnownIssue(
     title="The value head of a critic with LoRA is not trained.",
     where="tunix/sft/peft_trainer.py:217",
     effect="Values go through a random head for ever.",
-    mend=(
+    fix=(
         "The head's weights are parameters of LoRA's kind, by which the trainer finds what it "
         "differentiates, optimizes, saves and restores."
     ),

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.rl.ppo import ppo_learner
 
-from harness.upstream import points, versions
+from harness.upstream import compat
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import Table, padded_example, policy_loss
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -20,7 +21,7 @@ from harness.upstream.fixes.known_issue import KnownIssue
 def probe() -> bool:
     """Return whether NaN under the mask reaches a mean."""
     return bool(
-        jnp.isnan(versions.algorithms.masked_mean(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0])))
+        jnp.isnan(compat.algorithms.masked_mean(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0])))
     )
 
 
@@ -29,7 +30,7 @@ ISSUE = KnownIssue(
     title="NaN at a masked place leaks into advantages and losses.",
     where="tunix/rl/algo_core.py:137",
     effect="A product with a mask of 0 is NaN: one bad pad spoils the batch.",
-    mend="Masked places are set to 0 before the estimator and the losses.",
+    fix="Masked places are set to 0 before the estimator and the losses.",
     probe=probe,
     shown_by=("masked-nan-does-not-count", "gae-masked"),
 )

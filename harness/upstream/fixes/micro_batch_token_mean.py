@@ -20,7 +20,7 @@ from tunix.rl import trainer as trainer_lib
 from tunix.rl.ppo import ppo_learner
 from tunix.sft import peft_trainer
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import Table, policy_loss
 from harness.upstream.fixes._probing import loss_of_log_probs
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -46,7 +46,7 @@ ISSUE = KnownIssue(
         "A token of a short completion weighs more than one of a long one, by how the "
         "mini-batch was cut: relative gradient error 0.07 to 0.53 over lengths 1 to 12."
     ),
-    mend="The loss of a micro-batch is weighed by its share of the mini-batch's tokens.",
+    fix="The loss of a micro-batch is weighed by its share of the mini-batch's tokens.",
     probe=probe,
     shown_by=("losses", "slopes"),
 )

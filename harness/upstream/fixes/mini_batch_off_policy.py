@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from tunix.rl import rl_learner
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import reward_column, toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -46,7 +46,7 @@ ISSUE = KnownIssue(
         "in mini-batches of 16, seeds 0 to 2: accuracy 0.303, 0.383, 0.344 becomes 0.734, "
         "0.592, 0.623, and 0.766, 0.689, 0.693 with the fix (measured on a CPU)."
     ),
-    mend=(
+    fix=(
         "A batch is sampled, scored and whitened as one; then each epoch cuts it anew, row by "
         "row, into mini-batches and micro-batches."
     ),

@@ -16,7 +16,7 @@ from flax import nnx
 from tunix.rl import trainer as trainer_lib
 from tunix.sft import peft_trainer
 
-from harness.upstream import donation, points
+from harness.upstream.engine import donation, points
 from harness.upstream.fixes._prelude import Table
 from harness.upstream.fixes._probing import Row
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -47,7 +47,7 @@ ISSUE = KnownIssue(
         "and scores hand the whole critic back: the reference recipe takes 32.3 GiB in "
         "float32 and does not fit a v6e (compiled)."
     ),
-    mend=(
+    fix=(
         "The step is compiled over arrays: what is trained is donated, the rest is passed in "
         "and not returned; evaluation and scores return no weights."
     ),

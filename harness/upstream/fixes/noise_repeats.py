@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tunix.rl.rollout import vanilla_rollout
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import toy_rollout, toy_rollout_config, uniform_logits
 from harness.upstream.fixes._probing import END, PAD, WORD, rollout_config, sampler_that_wrote
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -35,7 +35,7 @@ ISSUE = KnownIssue(
         "Without a seed in the rollout configuration each call uses PRNGKey(0), so row i "
         "of every batch sees one fixed noise sequence and exploration is correlated."
     ),
-    mend="Each generation's key is the run's seed folded with the number of the call.",
+    fix="Each generation's key is the run's seed folded with the number of the call.",
     probe=probe,
     shown_by=("noise-is-fresh",),
 )

@@ -15,7 +15,7 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.rl import common
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import TOKENIZER, toy_rollout_config
 from harness.upstream.fixes._probing import END, PAD, WORD
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -37,7 +37,7 @@ ISSUE = KnownIssue(
         "Log-probs and values of the rest of the row are of another sequence than the one "
         "drawn: up to 1.9 nats."
     ),
-    mend="A pad that was drawn ends its row.",
+    fix="A pad that was drawn ends its row.",
     probe=probe,
     shown_by=("completions-end", "decode-stops", "greedy", "pad-is-no-token"),
     releases=("0.1.7",),

@@ -30,7 +30,7 @@ ISSUE = KnownIssue(
         "The choice has no part in the loss, and the reward of its row lands a token early "
         "for each such pad."
     ),
-    mend="A pad that was drawn ends its row.",
+    fix="A pad that was drawn ends its row.",
     probe=probe,
     shown_by=("completions-end", "decode-stops", "greedy"),
     releases=("0.1.6",),

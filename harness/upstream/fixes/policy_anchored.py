@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from tunix.rl import rl_cluster
 
-from harness.upstream import points, rebind
+from harness.upstream import rebind
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import reward_column, toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -30,7 +31,7 @@ ISSUE = KnownIssue(
         "The host holds the whole policy once more, base and all: 3.9 GiB of the reference "
         "recipe in float32, in the memory of training where the device is the CPU."
     ),
-    mend="The copy is not made.",
+    fix="The copy is not made.",
     probe=probe,
     shown_by=("steps-overwrite",),
     releases=("0.1.7",),

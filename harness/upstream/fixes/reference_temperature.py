@@ -28,7 +28,7 @@ ISSUE = KnownIssue(
         "Two equal policies have a divergence (0.07 to 0.12 nats a token at 0.7), which beta "
         "charges as a penalty on being likely at all."
     ),
-    mend="As log-prob-temperature: both are then at the rollout's temperature.",
+    fix="As log-prob-temperature: both are then at the rollout's temperature.",
     probe=probe,
     shown_by=("divergence",),
     releases=("0.1.7",),

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.rl.inference import inference_worker
 
-from harness.upstream import points
-from harness.upstream import temperature as temperature_lib
+from harness.upstream.engine import points
+from harness.upstream.engine import temperature as temperature_lib
 from harness.upstream.fixes._prelude import Table, toy_cluster, toy_rollout_config
 from harness.upstream.fixes._probing import log_prob_arguments
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -33,7 +33,7 @@ ISSUE = KnownIssue(
         "As log-prob-temperature: the divergence is that of two policies neither of which "
         "drew the tokens."
     ),
-    mend="They are taken at the rollout's temperature.",
+    fix="They are taken at the rollout's temperature.",
     probe=probe,
     shown_by=("reference-log-probs", "divergence"),
     releases=("0.1.6",),

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from harness.upstream import fixes
+from harness.upstream.engine.points import Fix
 from harness.upstream.fixes.known_issue import KnownIssue
-from harness.upstream.points import Fix
 from harness.upstream.selection import Fixes
 
 _NO_ISSUES = ("known_issue", "registry")
@@ -43,7 +43,7 @@ def fixes_of(chosen: Fixes) -> tuple[Fix, ...]:
     Args:
       chosen: Which issues are to be fixed.
     """
-    named = dict.fromkeys(issue.fix for issue in ISSUES if issue.id in chosen)
+    named = dict.fromkeys(issue.fix_id for issue in ISSUES if issue.id in chosen)
     kinds = [importlib.import_module(f"{fixes.__name__}.{_module_of(name)}").Fix for name in named]
     return tuple(kind() for kind in dict.fromkeys(kinds))
 

@@ -28,7 +28,7 @@ ISSUE = KnownIssue(
         "The order of micro-batches, and with fresh noise the noise, are those of the first "
         "batch again: a resumed run is not the run that went on."
     ),
-    mend="Noise and order follow from the number of the mini-batch.",
+    fix="Noise and order follow from the number of the mini-batch.",
     probe=probe,
     shown_by=("resume-data", "resume-equals-going-on"),
     engine=True,

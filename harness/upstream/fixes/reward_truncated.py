@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.rl import rl_cluster
 
-from harness.upstream import points, rebind
+from harness.upstream import rebind
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import toy_batch, toy_learner, toy_rollout_config
 from harness.upstream.fixes._probing import one_group
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -33,7 +34,7 @@ ISSUE = KnownIssue(
         "The reward tensor is made like the token ids, int32: the recipe's 0.1 for a "
         "well-formed answer becomes 0, while the logged score still shows 0.1."
     ),
-    mend="The learner's reward tensor is float32.",
+    fix="The learner's reward tensor is float32.",
     probe=probe,
     shown_by=("returns", "advantages", "logged-figures"),
 )

@@ -14,7 +14,7 @@ from flax import nnx
 from tunix.generate import sampler as sampler_lib
 from tunix.rl.rollout import vanilla_rollout
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import toy_rollout, toy_rollout_config
 from harness.upstream.fixes._probing import (
     END,
@@ -69,7 +69,7 @@ ISSUE = KnownIssue(
     title="A seed given as a jax.Array fails at the second generation.",
     where="tunix/generate/sampler.py:835",
     effect="The documented type of the seed ends the run at its second batch.",
-    mend="The sampler is given a copy to donate.",
+    fix="The sampler is given a copy to donate.",
     probe=probe,
     shown_by=("seeds-are-kept",),
     releases=("0.1.7",),

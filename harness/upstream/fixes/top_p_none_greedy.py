@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.generate import sampler as sampler_lib
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import toy_rollout, toy_rollout_config, uniform_logits
 from harness.upstream.fixes._probing import PAD, WORD
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -48,7 +48,7 @@ ISSUE = KnownIssue(
     title="top_p=None means greedy, whatever the temperature.",
     where="tunix/generate/sampler.py:443",
     effect="Rollouts of a row are all alike: no exploration, and nothing says so.",
-    mend="None keeps the whole distribution.",
+    fix="None keeps the whole distribution.",
     probe=probe,
     shown_by=("top-p-none",),
 )

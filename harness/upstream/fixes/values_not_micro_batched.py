@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from tunix.rl import rl_cluster
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import toy_batch, toy_learner
 from harness.upstream.fixes._probing import END, PAD
 from harness.upstream.fixes.known_issue import KnownIssue
@@ -46,7 +46,7 @@ ISSUE = KnownIssue(
     title="Values are computed for all rows at once, whatever the micro-batch.",
     where="tunix/rl/rl_cluster.py:1168",
     effect="Memory: the activations of the critic are those of the whole group.",
-    mend="They are computed in the micro-batches of the log-probs.",
+    fix="They are computed in the micro-batches of the log-probs.",
     probe=probe,
     shown_by=("values-in-micro-batches",),
 )

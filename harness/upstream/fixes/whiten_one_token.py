@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.rl.ppo import ppo_learner
 
-from harness.upstream import points, versions
+from harness.upstream import compat
+from harness.upstream.engine import points
 from harness.upstream.fixes.known_issue import KnownIssue
 
 
 def probe() -> bool:
     """Return whether the whitened advantage of a single token is NaN."""
-    found = versions.algorithms.masked_whiten(jnp.array([[1.0, 0.0]]), jnp.array([[True, False]]))
+    found = compat.algorithms.masked_whiten(jnp.array([[1.0, 0.0]]), jnp.array([[True, False]]))
     return not bool(jnp.isfinite(found[0, 0]))
 
 
@@ -26,7 +27,7 @@ ISSUE = KnownIssue(
     title="A group with one real token has advantages of NaN.",
     where="tunix/rl/algo_core.py:156",
     effect="Bessel's correction divides by zero; one such group ends all learning.",
-    mend="Its advantage is 0, as of a set without spread.",
+    fix="Its advantage is 0, as of a set without spread.",
     probe=probe,
     shown_by=("gae-one-token",),
 )

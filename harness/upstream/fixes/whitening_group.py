@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.rl import rl_learner
 
-from harness.upstream import points
+from harness.upstream.engine import points
 from harness.upstream.fixes._prelude import Table, reward_column, toy_batch, toy_learner
 from harness.upstream.fixes.known_issue import KnownIssue
 
@@ -64,7 +64,7 @@ ISSUE = KnownIssue(
         "The group is the least common multiple of two micro-batch sizes meant for speed: "
         "groups of one sequence learn nothing, groups of four lose what they have in common."
     ),
-    mend="Advantages are computed once a mini-batch is generated.",
+    fix="Advantages are computed once a mini-batch is generated.",
     probe=probe,
     shown_by=("advantages", "logged-figures"),
 )

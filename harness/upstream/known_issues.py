@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from harness import errors
-from harness.upstream.fixes.known_issue import KnownIssue as Defect
-from harness.upstream.fixes.registry import ISSUES as DEFECTS
+from harness.upstream.fixes.known_issue import KnownIssue
+from harness.upstream.fixes.registry import ISSUES as KNOWN_ISSUES
 from harness.upstream.fixes.registry import script
 from harness.upstream.selection import STOCK, Fixes
 
-Mode = Literal["mended", "stock"]
+Mode = Literal["patched", "stock"]
 SUPPORTED = ("0.1.6", "0.1.7")
 
 
 def installed_version() -> str:
-    """Gives the version of the installed Tunix.
+    """Return the version of the installed Tunix.
 
     Raises:
       HarnessError: It is not installed, or the empty package of the name
@@ -47,10 +47,10 @@ def present() -> tuple[str, ...]:
         # Some give themselves away by these very warnings.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
-        for issue in DEFECTS:
+        for issue in KNOWN_ISSUES:
             if issue.probe and issue.probe not in found:
                 found[issue.probe] = _probed(issue.id, issue.probe)
-    return tuple(issue.id for issue in DEFECTS if issue.probe and found[issue.probe])
+    return tuple(issue.id for issue in KNOWN_ISSUES if issue.probe and found[issue.probe])
 
 
 def _probed(name: str, probe: Callable[[], bool]) -> bool:
@@ -64,11 +64,11 @@ def _probed(name: str, probe: Callable[[], bool]) -> bool:
         ) from error
 
 
-def mends(mode: Mode, selection: str = "all") -> Fixes:
+def choose_fixes(mode: Mode, selection: str = "all") -> Fixes:
     """Return the fixes to put in place, of the issues that are found in the installed Tunix.
 
     Args:
-      mode: `mended`, or `stock` for Tunix exactly as installed.
+      mode: `patched`, or `stock` for Tunix exactly as installed.
       selection: `all`, `none`, `all,-ID,-ID` or `ID,ID`. Issues with one fix in common go
         together.
 
@@ -83,15 +83,15 @@ def mends(mode: Mode, selection: str = "all") -> Fixes:
         if selection != "all":
             raise errors.HarnessError(
                 f"fixes '{selection}' cannot be chosen for stock Tunix, which has none: use the "
-                "mended mode, or leave the fixes out"
+                "patched mode, or leave the fixes out"
             )
         return STOCK
     found = present()
-    fixed = [each for each in DEFECTS if each.mend and each.id in found]
+    fixed = [each for each in KNOWN_ISSUES if each.fix and each.id in found]
     avoided = tuple(each.id for each in fixed if each.engine)
     every = [each for each in fixed if not each.engine]
     chosen = _chosen(selection, [each.id for each in every])
-    return Fixes(tuple(each.id for each in every if each.fix in chosen), avoided)
+    return Fixes(tuple(each.id for each in every if each.fix_id in chosen), avoided)
 
 
 def _chosen(selection: str, every: Sequence[str]) -> set[str]:
@@ -106,8 +106,8 @@ def _chosen(selection: str, every: Sequence[str]) -> set[str]:
                 raise errors.HarnessError(
                     f"fixes: Tunix {installed_version()} does not have '{each}': leave it out"
                 )
-        return {defect(each).fix for each in words}
-    chosen = {defect(each).fix for each in every}
+        return {known_issue(each).fix_id for each in words}
+    chosen = {known_issue(each).fix_id for each in every}
     for each in rest:
         if not each.startswith("-"):
             raise errors.HarnessError(
@@ -115,13 +115,13 @@ def _chosen(selection: str, every: Sequence[str]) -> set[str]:
                 "that are wanted without 'all'"
             )
         _check_selectable(each[1:])
-        chosen.discard(defect(each[1:]).fix)
+        chosen.discard(known_issue(each[1:]).fix_id)
     return chosen
 
 
 def _check_selectable(name: str) -> None:
-    found = defect(name)
-    if not found.mend:
+    found = known_issue(name)
+    if not found.fix:
         raise errors.HarnessError(f"fixes: '{name}' has no fix: leave it out")
     if found.engine:
         raise errors.HarnessError(
@@ -131,33 +131,33 @@ def _check_selectable(name: str) -> None:
 
 
 def standing(name: str) -> bool:
-    """Tells whether the installed Tunix has a defect, mended or not.
+    """Return whether the installed Tunix has an issue, fixed or not.
 
     Args:
-      name: Id of the defect.
+      name: Id of the issue.
 
     Returns:
-      What its probe finds; without one, what the ledger says of the release.
+      What its probe finds; without one, what the registry says of the release.
     """
-    return name in present() if defect(name).probe else expected(name)
+    return name in present() if known_issue(name).probe else expected(name)
 
 
 def expected(name: str) -> bool:
-    """Tells whether the ledger says that the installed release has a defect.
+    """Return whether the registry says that the installed release has an issue.
 
     Args:
-      name: Id of the defect.
+      name: Id of the issue.
 
     Returns:
-      Whether it does. A release that the ledger does not know is taken for the
+      Whether it does. A release that the registry does not know is taken for the
       newest that it does.
     """
     version = installed_version()
-    return (version if version in SUPPORTED else SUPPORTED[-1]) in defect(name).releases
+    return (version if version in SUPPORTED else SUPPORTED[-1]) in known_issue(name).releases
 
 
-def defect(name: str) -> Defect:
-    """Gives the entry of an id.
+def known_issue(name: str) -> KnownIssue:
+    """Return the entry of an id.
 
     Args:
       name: The id.
@@ -168,11 +168,11 @@ def defect(name: str) -> Defect:
     Raises:
       HarnessError: There is none.
     """
-    for each in DEFECTS:
+    for each in KNOWN_ISSUES:
         if each.id == name:
             return each
-    known = ", ".join(each.id for each in DEFECTS)
-    raise errors.HarnessError(f"the ledger has no entry '{name}': use one of {known}")
+    known = ", ".join(each.id for each in KNOWN_ISSUES)
+    raise errors.HarnessError(f"there is no known issue '{name}': use one of {known}")
 
 
 def reproduction(name: str) -> str:
@@ -184,4 +184,4 @@ def reproduction(name: str) -> str:
     Returns:
       A Python script; it ends with exit code 0 where the issue shows, 1 where not.
     """
-    return script(defect(name).id)
+    return script(known_issue(name).id)

@@ -23,10 +23,10 @@ from tunix.rl.rollout import base_rollout
 from harness import models
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
-from harness.upstream import cluster as cluster_lib
 from harness.upstream import hooks
-from harness.upstream import learner as learner_lib
-from harness.upstream import trace as trace_lib
+from harness.upstream.engine import cluster as cluster_lib
+from harness.upstream.engine import learner as learner_lib
+from harness.upstream.instrument import trace as trace_lib
 from harness.upstream.selection import Fixes
 
 # Numbers of validation problems begin here.
@@ -153,7 +153,7 @@ class _Train(_Note):
 
 
 def _problems(example: Any) -> tuple[int, ...]:
-    """Reads the problem of each row off its prompt, its completion and its return."""
+    """Read the problem of each row off its prompt, its completion and its return."""
     prompts = np.asarray(example.prompt_ids)[:, -1] - _FIRST_TOKEN
     completions = np.asarray(example.completion_ids)[:, 0] - _FIRST_TOKEN
     mask = np.asarray(example.completion_mask, bool)
@@ -168,18 +168,18 @@ def rehearse(
     recipe: recipe_lib.Recipe,
     *,
     tokenizer: Tokenizer,
-    mends: Fixes,
+    fixes: Fixes,
     batches: int,
     validation: int = 0,
     directory: pathlib.Path | None = None,
     evaluation_config: Mapping[str, Any] | None = None,
 ) -> Rehearsal:
-    """Trains on numbered problems, without a model.
+    """Train on numbered problems, without a model.
 
     Args:
       recipe: Sizes, epochs and limits; without a reference model.
       tokenizer: Any; upstream asks for one.
-      mends: The fixes in place.
+      fixes: The fixes in place.
       batches: Training batches; problem i is row `i % batch` of batch `i // batch`.
       validation: Validation batches, of problems from `VALIDATION` on.
       directory: Where checkpoints go, if anywhere; resumed from, if it has any.
@@ -199,9 +199,9 @@ def rehearse(
             critic=_Table(),
             tokenizer=tokenizer,
             directory=directory,
-            mends=mends,
+            fixes=fixes,
         )
-        learner = learner_lib.make_learner(recipe, cluster=cluster, reward_fn=_number, mends=mends)
+        learner = learner_lib.make_learner(recipe, cluster=cluster, reward_fn=_number, fixes=fixes)
     if evaluation_config:
         train = cluster.cluster_config.rollout_config
         both = {
@@ -234,7 +234,7 @@ def _number(prompts: Sequence[str], completions: Sequence[str], **columns: Any) 
 
 
 def _play(learner: Any, recipe: recipe_lib.Recipe, found: Rehearsal, *, moves: bool) -> None:
-    """Puts notes in the place of everything that is compiled."""
+    """Put notes in the place of everything that is compiled."""
     cluster = learner.rl_cluster
     width, longest = recipe.rollout.max_prompt_length, recipe.rollout.max_new_tokens
 
@@ -275,7 +275,7 @@ def _trainers(cluster: Any) -> dict[str, Any]:
 
 
 def states(learner: learner_lib.Learner) -> dict[str, State]:
-    """Copies weights, moments and counters of both trainers, by role."""
+    """Copy weights, moments and counters of both trainers, by role."""
     return {
         role: State(
             weights=trace_lib.weights(trainer.model),
@@ -288,14 +288,14 @@ def states(learner: learner_lib.Learner) -> dict[str, State]:
 
 
 def randomness(learner: learner_lib.Learner) -> list[np.ndarray]:
-    """Copies what the learner's next noise and next order of micro-batches follow from."""
+    """Copy what the learner's next noise and next order of micro-batches follow from."""
     worker: Any = learner.rl_cluster.rollout
     seed = learner._data_shuffle_seed
     return [np.array(seed), np.array(getattr(worker, "calls", 0))]
 
 
 def copy_checkpoints(source: pathlib.Path, target: pathlib.Path, step: int) -> None:
-    """Copies a run's checkpoints up to an optimizer step, as if it had been cut there.
+    """Copy a run's checkpoints up to an optimizer step, as if it had been cut there.
 
     Args:
       source: Folder of the run.

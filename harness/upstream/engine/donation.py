@@ -38,7 +38,7 @@ class TrainStep:
     """
 
     def __init__(self, trainer: Any):
-        """Prepares; nothing is compiled before the first call.
+        """Prepare; nothing is compiled before the first call.
 
         Args:
           trainer: Upstream's trainer, its optimizer laid over the mesh.
@@ -117,7 +117,7 @@ class EvaluationStep:
     """
 
     def __init__(self, trainer: Any):
-        """Prepares; nothing is compiled before the first call.
+        """Prepare; nothing is compiled before the first call.
 
         Args:
           trainer: Upstream's trainer.

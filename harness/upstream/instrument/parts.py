@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from harness.measure import parts
-from harness.upstream import cluster as cluster_lib
+from harness.upstream.engine import cluster as cluster_lib
 
 _PIECES = {
     "generate": "rollout",

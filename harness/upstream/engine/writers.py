@@ -5,7 +5,7 @@ from typing import Any
 
 
 def watch(logger: Any) -> list[OSError]:
-    """Keeps the threads that write a logger's figures alive when a write fails.
+    """Keep the threads that write a logger's figures alive when a write fails.
 
     They would die of it, and who logs would wait for ever once their queue is full.
 

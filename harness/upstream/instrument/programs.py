@@ -4,7 +4,7 @@ A real cluster and a real learner are built around models whose weights are
 `jax.ShapeDtypeStruct`s. Each program is then lowered from where upstream calls
 it: the call is made, and at the last moment, where XLA would be given arrays,
 the function is lowered instead. No weight is allocated, and nothing of
-upstream's, its mends included, is written a second time.
+upstream's, its fixes included, is written a second time.
 """
 
 import contextlib
@@ -24,11 +24,13 @@ from tunix.sft import sharding_utils
 
 from harness import models
 from harness import recipe as recipe_lib
-from harness.upstream import cluster as cluster_lib
-from harness.upstream import donation, hooks, losses, rebind, versions
-from harness.upstream import learner as learner_lib
-from harness.upstream import rollout as rollout_lib
-from harness.upstream import temperature as temperature_lib
+from harness.upstream import compat, hooks, rebind
+from harness.upstream.engine import cluster as cluster_lib
+from harness.upstream.engine import donation
+from harness.upstream.engine import learner as learner_lib
+from harness.upstream.engine import rollout as rollout_lib
+from harness.upstream.engine import temperature as temperature_lib
+from harness.upstream.instrument import losses
 from harness.upstream.selection import Fixes
 
 Program = Literal[
@@ -93,14 +95,14 @@ class _Lowering(Exception):
 
 
 def abstract_learner(
-    recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh, mends: Fixes
+    recipe: recipe_lib.Recipe, mesh: jax.sharding.Mesh, fixes: Fixes
 ) -> learner_lib.Learner:
-    """Builds the cluster and the learner of a recipe without weights.
+    """Build the cluster and the learner of a recipe without weights.
 
     Args:
       recipe: Everything numeric.
       mesh: Devices of every role; they need not exist.
-      mends: The fixes in place.
+      fixes: The fixes in place.
 
     Returns:
       A learner that can be lowered and looked at, and not run.
@@ -121,10 +123,10 @@ def abstract_learner(
             critic=critic,
             reference=policy if recipe.ppo.beta > 0 else None,
             tokenizer=_Ids(),  # type: ignore[arg-type]
-            mends=mends,
+            fixes=fixes,
         )
         learner = learner_lib.make_learner(
-            recipe, cluster=cluster, reward_fn=_no_reward, mends=mends
+            recipe, cluster=cluster, reward_fn=_no_reward, fixes=fixes
         )
     for trainer in (cluster.actor_trainer, cluster.critic_trainer):
         trainer._shard_optimizer = functools.partial(_lay_optimizer_over, trainer)
@@ -134,7 +136,7 @@ def abstract_learner(
 
 
 def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
-    """Lowers one of upstream's programs as a run would call it.
+    """Lower one of upstream's programs as a run would call it.
 
     Args:
       learner: From `abstract_learner`.
@@ -171,7 +173,7 @@ def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
             prompts, completions = _sharded(
                 (prompts, completions), mesh, cluster.cluster_config.training_config
             )
-            if versions.LOG_PROBS_TAKE_TEMPERATURE:
+            if compat.LOG_PROBS_TAKE_TEMPERATURE:
                 ids["temperature"] = cluster.cluster_config.rollout_config.temperature
             return cluster.inference_worker.get_ref_per_token_logps(prompts, completions, **ids)
     with (
@@ -201,10 +203,10 @@ def donated_and_results(
 
 
 def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.TrainExample:
-    """Gives the shapes of a micro-batch as the learner hands it to the trainers.
+    """Return the shapes of a micro-batch as the learner hands it to the trainers.
 
     Args:
-      learner: Its mends and its lengths count.
+      learner: Its fixes and its lengths count.
       rows: Sequences.
 
     Returns:
@@ -237,7 +239,7 @@ def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.Tra
 
 
 def resident(learner: learner_lib.Learner) -> list[Resident]:
-    """Lists what stays on the devices between the programs, by name.
+    """List what stays on the devices between the programs, by name.
 
     Args:
       learner: From `abstract_learner`, or one that runs.
@@ -256,7 +258,7 @@ def resident(learner: learner_lib.Learner) -> list[Resident]:
         **_optimizer_parts("critic", critic),
     }
     sampler = getattr(cluster.rollout, "_sampler", None)
-    if isinstance(sampler, rollout_lib.MendedSampler) and (copied := sampler.copied()):
+    if isinstance(sampler, rollout_lib.EngineSampler) and (copied := sampler.copied()):
         groups["rollout copy"] = copied
     anchor = getattr(cluster, "_anchor_policy_state", None)  # from 0.1.7 on
     if anchor is not None:
@@ -271,7 +273,7 @@ def _without(state: Any, others: Any) -> list[Any]:
 
 
 def arguments_of(program: Program, recipe: recipe_lib.Recipe | None = None) -> tuple[str, ...]:
-    """Names those of `resident` that a program is given as arguments.
+    """Name those of `resident` that a program is given as arguments.
 
     Args:
       program: Which.
@@ -313,7 +315,7 @@ _PARTS = ("first moment", "second moment", "gradient accumulator", "optimizer co
 
 
 def _optimizer_parts(role: str, trainer: Any) -> dict[str, Any]:
-    """Splits an optimizer's state by the names that Optax gives its fields."""
+    """Split an optimizer's state by the names that Optax gives its fields."""
     parts: dict[str, list[Any]] = {f"{role} {part}": [] for part in _PARTS}
     names = {"mu": _PARTS[0], "nu": _PARTS[1], "acc_grads": _PARTS[2]}
     state = nnx.to_pure_dict(nnx.state(trainer.optimizer))
@@ -383,7 +385,7 @@ def _tokens(cluster: Any, rows: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDty
 
 
 def _sharded(tree: Any, mesh: jax.sharding.Mesh, config: Any) -> Any:
-    """Lays inputs over the mesh as upstream does with arrays."""
+    """Lay inputs over the mesh as upstream does with arrays."""
     spec = jax.sharding.PartitionSpec(*config.data_sharding_axis)
 
     def laid(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -457,7 +459,7 @@ def _abstract(begin: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _abstract_state(begin: Callable[..., Any], all_input_ids: Any, **settings: Any) -> Any:
-    """Gives the shapes of the sampler's state, the cache included."""
+    """Return the shapes of the sampler's state, the cache included."""
     # The state of one row tells the structure, and the figures that are not arrays.
     structure = jax.tree.structure(begin(all_input_ids[:1], **settings))
     leaves = jax.eval_shape(
@@ -468,7 +470,7 @@ def _abstract_state(begin: Callable[..., Any], all_input_ids: Any, **settings: A
 
 
 def state_bytes(learner: learner_lib.Learner, rows: int) -> Mapping[str, int]:
-    """Tells what the sampler's state weighs.
+    """Return what the sampler's state weighs.
 
     Args:
       learner: From `abstract_learner`.

@@ -11,7 +11,7 @@ from flax import nnx
 
 from harness.models import gemma
 from harness.upstream import hooks
-from harness.upstream import learner as learner_lib
+from harness.upstream.engine import learner as learner_lib
 
 Arrays = dict[str, np.ndarray]
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -136,7 +136,7 @@ def watch(
     train: Iterable[Mapping[str, Any]],
     validation: Iterable[Mapping[str, Any]] | None = None,
 ) -> Trace:
-    """Trains, and tells what happened.
+    """Train, and tells what happened.
 
     Args:
       learner: Fresh; it is trained and must then be released.
@@ -197,12 +197,12 @@ def watch(
 
 
 def weights(model: nnx.Module) -> Arrays:
-    """Copies every parameter of a model, LoRA factors too, by slash-joined path."""
+    """Copy every parameter of a model, LoRA factors too, by slash-joined path."""
     return {name: np.array(leaf.get_value()) for name, leaf in parameters(model).items()}
 
 
 def parameters(model: nnx.Module) -> dict[str, Any]:
-    """Gives every parameter of a model, LoRA factors too, by slash-joined path."""
+    """Return every parameter of a model, LoRA factors too, by slash-joined path."""
     state = nnx.state(model, nnx.Param)
     return {_name(path): variable for path, variable in nnx.to_flat_state(state)}
 

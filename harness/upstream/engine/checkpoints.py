@@ -10,7 +10,7 @@ from harness import errors
 
 
 def saved_steps(directory: pathlib.Path, role: str = "actor") -> list[int]:
-    """Gives the optimizer steps of a model's checkpoints, in order.
+    """Return the optimizer steps of a model's checkpoints, in order.
 
     Args:
       directory: A run's folder.
@@ -26,7 +26,7 @@ def saved_steps(directory: pathlib.Path, role: str = "actor") -> list[int]:
 
 
 def restore_actor(actor: nnx.Module, directory: pathlib.Path, step: int | None = None) -> int:
-    """Puts a checkpoint's LoRA weights into an actor.
+    """Put a checkpoint's LoRA weights into an actor.
 
     Args:
       actor: The policy, with LoRA; changed in place.

@@ -8,7 +8,7 @@ _fold_in = jax.jit(jax.random.fold_in)
 
 
 def fold_in(key: jax.Array, number: int) -> jax.Array:
-    """Derives a key from a key and a number.
+    """Derive a key from a key and a number.
 
     Args:
       key: A key.

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from harness import errors
-from harness.upstream import cluster as cluster_lib
-from harness.upstream import writers
+from harness.upstream.engine import cluster as cluster_lib
+from harness.upstream.engine import writers
 
 Scalar = tuple[str, float, int]
 
@@ -36,7 +36,7 @@ class Scalars:
     """Hears each figure that a cluster logs."""
 
     def __init__(self, cluster: cluster_lib.Cluster):
-        """Begins to listen."""
+        """Begin to listen."""
         self._heard: list[Scalar] = []
         self._logger: Any = cluster._rl_metrics_logger
         self._failed = writers.watch(self._logger)
@@ -53,7 +53,7 @@ class Scalars:
         self._logger.log = heard
 
     def check_written(self) -> None:
-        """Tells whether TensorBoard's file could be written.
+        """Return whether TensorBoard's file could be written.
 
         Raises:
           RunStopped: It could not.
@@ -69,18 +69,18 @@ class Scalars:
         return len(self._heard)
 
     def since(self, count: int) -> list[Scalar]:
-        """Gives the figures heard after the first `count`."""
+        """Return the figures heard after the first `count`."""
         return self._heard[count:]
 
     def tell_again(self, scalars: Iterable[Scalar]) -> None:
-        """Writes figures of an earlier process to TensorBoard."""
+        """Write figures of an earlier process to TensorBoard."""
         for backend in self._logger._backends:
             for event, value, step in scalars:
                 backend.log_scalar(event, value, step=step)
 
 
 def rows(scalars: Iterable[Scalar], optimizer_steps_per_batch: int) -> list[dict[str, float]]:
-    """Gives one row per global step.
+    """Return one row per global step.
 
     Figures of a global step's several rollouts or optimizer steps are averaged.
 
@@ -107,7 +107,7 @@ def rows(scalars: Iterable[Scalar], optimizer_steps_per_batch: int) -> list[dict
 
 
 def not_finite(scalars: Iterable[Scalar]) -> list[tuple[str, int]]:
-    """Names what is NaN or infinite among losses, gradients and rewards.
+    """Name what is NaN or infinite among losses, gradients and rewards.
 
     Args:
       scalars: Figures.

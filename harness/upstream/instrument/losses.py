@@ -12,14 +12,14 @@ from flax import nnx
 from tunix.rl.ppo import ppo_learner
 
 from harness import recipe as recipe_lib
-from harness.upstream import learner as learner_lib
-from harness.upstream import versions
+from harness.upstream import compat
+from harness.upstream.engine import learner as learner_lib
+from harness.upstream.engine.points import Fix
 from harness.upstream.fixes import registry
-from harness.upstream.points import Fix
 from harness.upstream.selection import Fixes
 
-VALUE_FIGURES = versions.VALUE_FIGURES
-REPORTS_UNUSED_LOWER_CLIP = versions.REPORTS_UNUSED_LOWER_CLIP
+VALUE_FIGURES = compat.VALUE_FIGURES
+REPORTS_UNUSED_LOWER_CLIP = compat.REPORTS_UNUSED_LOWER_CLIP
 _ESTIMATOR = "advantage_estimator"
 
 
@@ -55,10 +55,10 @@ def policy_loss(
     example: Mapping[str, np.ndarray],
     ppo: recipe_lib.Ppo | None = None,
 ) -> Figures:
-    """Gives the policy's loss as the learner's trainer computes it.
+    """Return the policy's loss as the learner's trainer computes it.
 
     Args:
-      learner: Its mends count.
+      learner: Its fixes count.
       logits: [B, P + T, V] outputs of the policy for prompt and completion.
       example: Fields of upstream's example by name: `prompt_ids` [B, P], the
         others [B, T]. What is absent is none.
@@ -78,10 +78,10 @@ def policy_loss(
 def value_loss(
     learner: learner_lib.Learner, values: np.ndarray, example: Mapping[str, np.ndarray]
 ) -> Figures:
-    """Gives the critic's loss as the learner's trainer computes it.
+    """Return the critic's loss as the learner's trainer computes it.
 
     Args:
-      learner: Its mends count.
+      learner: Its fixes count.
       values: [B, P + T, 1] outputs of the critic for prompt and completion.
       example: As for `policy_loss`.
 
@@ -100,10 +100,10 @@ def advantages(
     gamma: float,
     gae_lambda: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gives whitened advantages and returns as the learner estimates them.
+    """Return whitened advantages and returns as the learner estimates them.
 
     Args:
-      learner: Its mends count.
+      learner: Its fixes count.
       rewards: [B, T].
       values: [B, T] of the states before the tokens.
       mask: [B, T] bool, or 0 and 1.
@@ -114,7 +114,7 @@ def advantages(
       Advantages and returns, [B, T] each.
     """
     estimator = ppo_learner.registry.get(_ESTIMATOR, learner.algo_config.advantage_estimator)
-    if isinstance(learner, learner_lib.MendedLearner):
+    if isinstance(learner, learner_lib.EngineLearner):
         estimator = learner.estimator(estimator)
     found = estimator(
         rewards=jnp.asarray(rewards, jnp.float32),
@@ -126,19 +126,19 @@ def advantages(
     return np.array(found[0]), np.array(found[1])
 
 
-def epsilons(ppo: recipe_lib.Ppo, mends: Fixes) -> tuple[float, float]:
+def epsilons(ppo: recipe_lib.Ppo, fixes: Fixes) -> tuple[float, float]:
     """Return the lower and the upper clip range that upstream's configuration holds."""
-    config = learner_lib.ppo_config(ppo, registry.fixes_of(mends))
+    config = learner_lib.ppo_config(ppo, registry.fixes_of(fixes))
     return float(config.epsilon_low or 0.0), float(config.epsilon_high or 0.0)
 
 
 def fixes_of(learner: learner_lib.Learner) -> Sequence[Fix]:
     """Return the fixes of a learner, none if it is stock."""
-    return learner.fixes if isinstance(learner, learner_lib.MendedLearner) else ()
+    return learner.fixes if isinstance(learner, learner_lib.EngineLearner) else ()
 
 
 def _with_config(inputs: Callable[[Any], Any], config: Any, example: Any) -> dict[str, Any]:
-    return {**inputs(example), **versions.numbers_of(config)}
+    return {**inputs(example), **compat.numbers_of(config)}
 
 
 def _figures(

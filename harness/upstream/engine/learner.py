@@ -17,10 +17,11 @@ from tunix.rl.ppo import ppo_learner
 
 from harness import errors
 from harness import recipe as recipe_lib
-from harness.upstream import cluster as cluster_lib
-from harness.upstream import keys, passes, rebind
+from harness.upstream import rebind
+from harness.upstream.engine import cluster as cluster_lib
+from harness.upstream.engine import keys, passes
+from harness.upstream.engine.points import Fix, chain
 from harness.upstream.fixes import registry
-from harness.upstream.points import Fix, chain
 from harness.upstream.selection import STOCK, Fixes
 
 RewardFn = Callable[..., Sequence[float]]
@@ -30,14 +31,14 @@ LossFn = Callable[..., tuple[jax.Array, dict[str, Any]]]
 
 
 class Watcher(Protocol):
-    """Whoever is told what a mended learner does; each call may end the training by raising."""
+    """What a learner reports to; each call may end the training by raising."""
 
     def doing(self, what: str, global_step: int) -> None:
-        """Hears that `rollout`, `train` or `checkpoint` begins, in global step 0, 1, ..."""
+        """Record that `rollout`, `train` or `checkpoint` begins, in global step 0, 1, ..."""
         ...
 
     def mini_batch_ended(self, examples: Sequence[TrainExample]) -> None:
-        """Hears that all epochs on a mini-batch are done and logged.
+        """Record that all epochs on a mini-batch are done and logged.
 
         Args:
           examples: Its micro-batches.
@@ -45,7 +46,7 @@ class Watcher(Protocol):
         ...
 
     def batch_ended(self, global_steps: int) -> bool:
-        """Hears that a batch is done and logged.
+        """Record that a batch is done and logged.
 
         Args:
           global_steps: Batches done, resumes included.
@@ -56,11 +57,11 @@ class Watcher(Protocol):
         ...
 
     def checkpoint_saved(self, step: int, global_steps: int) -> None:
-        """Hears that both models are on the disk, as of an optimizer step."""
+        """Record that both models are on the disk, as of an optimizer step."""
         ...
 
 
-class MendedLearner(ppo_learner.PPOLearner):
+class EngineLearner(ppo_learner.PPOLearner):
     """Upstream's PPO learner that a run can be stopped and gone on with, and chosen fixes.
 
     Whatever is fixed, it goes on at the batch after the last that was saved, with the noise and
@@ -82,7 +83,7 @@ class MendedLearner(ppo_learner.PPOLearner):
           fixes: What is fixed.
           temperature: Temperature of the rollouts.
           watcher: Receives what happens.
-          **kwargs: Upstream's arguments; the cluster must be a `MendedCluster`.
+          **kwargs: Upstream's arguments; the cluster must be a `EngineCluster`.
         """
         self.fixes = fixes
         self._watcher = watcher
@@ -112,7 +113,7 @@ class MendedLearner(ppo_learner.PPOLearner):
         return chain(self.fixes, "estimator", estimator)
 
     @property
-    def _cluster(self) -> cluster_lib.MendedCluster:
+    def _cluster(self) -> cluster_lib.EngineCluster:
         return self.rl_cluster  # type: ignore[return-value]
 
     def train(
@@ -233,7 +234,7 @@ class MendedLearner(ppo_learner.PPOLearner):
         )
 
     def _end_batch(self, *, last: bool = False) -> None:
-        """Does what is due between two batches, or after the last."""
+        """Do what is due between two batches, or after the last."""
         cluster = self._cluster
         done, wanted = cluster.global_steps, last
         if done > self._batches_ended:
@@ -248,7 +249,7 @@ class MendedLearner(ppo_learner.PPOLearner):
                 self._watcher.checkpoint_saved(step, done)
 
     def _write_metrics(self) -> None:
-        """Writes the figures that the trainers hold back until their next step."""
+        """Write the figures that the trainers hold back until their next step."""
         for trainer in (self.rl_cluster.actor_trainer, self.rl_cluster.critic_trainer):
             if trainer._prev_buffered_train_metrics is not None:
                 trainer._write_train_metrics()
@@ -258,7 +259,7 @@ class MendedLearner(ppo_learner.PPOLearner):
             self._watcher.doing(what, self.rl_cluster.global_steps)
 
     def _begin_mini_batch(self) -> None:
-        """Lets noise and order follow from the number of the mini-batch, not of the call."""
+        """Let noise and order follow from the number of the mini-batch, not of the call."""
         accumulation = self._training_config.get_with_default("gradient_accumulation_steps", 1)
         number = self.rl_cluster.actor_trainer.iter_steps // (accumulation * self._num_iterations())
         if self._first_shuffle_seed is not None:
@@ -325,38 +326,38 @@ def make_learner(
     *,
     cluster: cluster_lib.Cluster,
     reward_fn: RewardFn,
-    mends: Fixes = STOCK,
+    fixes: Fixes = STOCK,
     watcher: Watcher | None = None,
 ) -> Learner:
-    """Builds the PPO learner.
+    """Build the PPO learner.
 
     Args:
       recipe: The algorithm's numbers and the seed.
       cluster: The models.
       reward_fn: Scores completions; see `harness.rewards`.
-      mends: Fixes to put in place; the cluster must have been made with the same.
+      fixes: Fixes to put in place; the cluster must have been made with the same.
       watcher: Receives what a learner does that is not stock.
 
     Returns:
       A learner; `train` runs it.
     """
-    fixes = registry.fixes_of(mends)
+    in_place = registry.fixes_of(fixes)
     arguments: dict[str, Any] = {
         "rl_cluster": cluster,
-        "ppo_config": ppo_config(recipe.ppo, fixes),
+        "ppo_config": ppo_config(recipe.ppo, in_place),
         "reward_fns": reward_fn,
         "metric_fns": [_format_rate],
         "data_shuffle_seed": recipe.seed,
     }
-    if mends.stock:
+    if fixes.stock:
         return ppo_learner.PPOLearner(**arguments)
-    return MendedLearner(
-        fixes=fixes, temperature=recipe.rollout.temperature, watcher=watcher, **arguments
+    return EngineLearner(
+        fixes=in_place, temperature=recipe.rollout.temperature, watcher=watcher, **arguments
     )
 
 
 def release(learner: Learner) -> None:
-    """Gives back what a learner leaves behind when it has trained, or never did.
+    """Return back what a learner leaves behind when it has trained, or never did.
 
     That is the thread on which it prepares batches, and TensorBoard's ears in
     `jax.monitoring`, which otherwise hear every later training of the process.
@@ -373,7 +374,7 @@ def release(learner: Learner) -> None:
 
 
 def generate_example(learner: Learner, batch: Mapping[str, np.ndarray]) -> TrainExample:
-    """Runs the rollout half of a step: completions, log-probs, values, advantages.
+    """Run the rollout half of a step: completions, log-probs, values, advantages.
 
     Args:
       learner: The learner.
@@ -395,7 +396,7 @@ def generate_example(learner: Learner, batch: Mapping[str, np.ndarray]) -> Train
 
 
 def train_on(learner: Learner, example: TrainExample) -> None:
-    """Runs the update half of a step: one gradient of the actor and one of the critic."""
+    """Run the update half of a step: one gradient of the actor and one of the critic."""
     learner.rl_cluster.update_actor([example], None)
     learner.rl_cluster.update_critic([example], None)
 
@@ -403,18 +404,18 @@ def train_on(learner: Learner, example: TrainExample) -> None:
 def _format_rate(
     prompts: Any, completions: Any, rewards: np.ndarray, **columns: Any
 ) -> dict[str, Any]:
-    """Gives the share of completions with any score, hence a well-formed answer."""
+    """Return the share of completions with any score, hence a well-formed answer."""
     del prompts, completions, columns
     return {"rewards/format_rate": (float(np.mean(np.asarray(rewards) > 0)), np.mean)}
 
 
 def log_probs(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> np.ndarray:
-    """Computes the policy's log-probs [B, T] as a training step does."""
+    """Compute the policy's log-probs [B, T] as a training step does."""
     return np.asarray(cluster.get_old_per_token_logps(jnp.array(prompts), jnp.array(completions)))
 
 
 def log_probs_of(model: nnx.Module, prompts: Any, completions: Any) -> np.ndarray:
-    """Computes a model's log-probs [B, T] of completions, at temperature 1; 0 is the pad."""
+    """Compute a model's log-probs [B, T] of completions, at temperature 1; 0 is the pad."""
     found = common.compute_per_token_logps(
         *nnx.split(model), jnp.array(prompts), jnp.array(completions), pad_id=0, eos_id=1
     )
@@ -422,7 +423,7 @@ def log_probs_of(model: nnx.Module, prompts: Any, completions: Any) -> np.ndarra
 
 
 def values(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> np.ndarray:
-    """Computes the critic's values [B, T] of the states before the completions' tokens."""
+    """Compute the critic's values [B, T] of the states before the completions' tokens."""
     found = cluster.get_values(
         jnp.array(prompts),
         jnp.array(completions),
@@ -433,7 +434,7 @@ def values(cluster: cluster_lib.Cluster, prompts: Any, completions: Any) -> np.n
 
 
 def rows_of_values_calls(cluster: cluster_lib.Cluster, rows: int) -> list[int]:
-    """Tells how many rows each call of the critic takes when values of `rows` are asked for."""
+    """Return how many rows each call of the critic takes when values of `rows` are asked for."""
     seen: list[int] = []
 
     def values(prompts: jax.Array, completions: jax.Array, *ids: int, **kwargs: Any) -> jax.Array:
@@ -451,7 +452,7 @@ def rows_of_values_calls(cluster: cluster_lib.Cluster, rows: int) -> list[int]:
 
 
 def divergence(policy: np.ndarray, reference: np.ndarray, method: str) -> np.ndarray:
-    """Computes upstream's estimate of the divergence, token by token."""
+    """Compute upstream's estimate of the divergence, token by token."""
     return np.asarray(
         common.compute_kl_divergence(jnp.array(policy), jnp.array(reference), method=method)
     )
@@ -460,7 +461,7 @@ def divergence(policy: np.ndarray, reference: np.ndarray, method: str) -> np.nda
 def total_rewards(
     reward_fns: Sequence[RewardFn], prompts: Sequence[str], completions: Sequence[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Asks several reward functions as a learner does.
+    """Ask several reward functions as a learner does.
 
     Args:
       reward_fns: The functions, each with a name of its own.

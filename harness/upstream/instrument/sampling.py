@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from harness.upstream import cluster as cluster_lib
-from harness.upstream import hooks, trace
+from harness.upstream import hooks
+from harness.upstream.engine import cluster as cluster_lib
+from harness.upstream.instrument import trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def draw(
     micro_batch: int | None = None,
     **settings: Any,
 ) -> Draws:
-    """Generates through the cluster, which is left as it was.
+    """Generate through the cluster, which is left as it was.
 
     Args:
       cluster: The cluster.
@@ -72,18 +73,18 @@ def draw(
 
 
 def key(seed: int) -> jax.Array:
-    """Gives a random key of the kind that the rollout's configuration names."""
+    """Return a random key of the kind that the rollout's configuration names."""
     return jax.random.PRNGKey(seed)
 
 
 def weights(cluster: cluster_lib.Cluster) -> trace.Arrays:
-    """Copies the weights that the sampler, and the log-probs of the policy, use."""
+    """Copy the weights that the sampler, and the log-probs of the policy, use."""
     return trace.weights(cluster.rollout.model())
 
 
 @contextlib.contextmanager
 def favouring(cluster: cluster_lib.Cluster, token: int, rivals: Sequence[int]) -> Iterator[None]:
-    """Lets the sampler's policy, for a while, think highly of a token.
+    """Let the sampler's policy, for a while, think highly of a token.
 
     Args:
       cluster: The cluster; the actor that is trained is left alone.

@@ -50,6 +50,6 @@ def check_stock(recipe: recipe_lib.Recipe) -> None:
     for name, is_asked in asked.items():
         if is_asked:
             raise errors.HarnessError(
-                f"{name} has no effect on Tunix as installed: use --upstream mended, or leave "
+                f"{name} has no effect on Tunix as installed: use --upstream patched, or leave "
                 f"{name} at none"
             )

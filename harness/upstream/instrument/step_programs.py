@@ -17,8 +17,9 @@ from flax import nnx
 from tunix.rl import common
 
 from harness.measure import compiles
-from harness.upstream import donation, hooks, temperature
-from harness.upstream import learner as learner_lib
+from harness.upstream import hooks
+from harness.upstream.engine import donation, temperature
+from harness.upstream.engine import learner as learner_lib
 
 NAMES = ("prefill", "decode", "logps", "values", "advantages", "actor_step", "critic_step")
 
@@ -50,7 +51,7 @@ class Program:
     compile_count: int
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Makes arguments, donated ones anew, and waits until they are on the device."""
+        """Make arguments, donated ones anew, and waits until they are on the device."""
         leaves = [
             _current(leaf) if place is None else jax.device_put(leaf, place)
             for leaf, place in zip(self.kept, self.places, strict=True)
@@ -59,7 +60,7 @@ class Program:
         return jax.tree.unflatten(self.lowered.in_tree, leaves)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it on arguments of `arguments`, and waits for every output."""
+        """Run it on arguments of `arguments`, and waits for every output."""
         return jax.block_until_ready(self.compiled(*args, **kwargs))
 
 
@@ -122,7 +123,7 @@ def _paths(tree: Any) -> Iterator[tuple[str, Any]]:
 def programs(
     learner: learner_lib.Learner, batch: Mapping[str, np.ndarray], *, updates: bool = True
 ) -> dict[str, Program]:
-    """Does a step of a learner and gives the programs that it ran, compiled.
+    """Do a step of a learner and gives the programs that it ran, compiled.
 
     Args:
       learner: The learner; it takes a gradient of actor and one of critic. Each
@@ -149,14 +150,14 @@ def programs(
 
 
 def generate(learner: learner_lib.Learner, batch: Mapping[str, np.ndarray]) -> None:
-    """Samples a batch of completions as a step does, texts and all; it waits for them."""
+    """Sample a batch of completions as a step does, texts and all; it waits for them."""
     cluster: Any = learner.rl_cluster
     size = cluster.cluster_config.training_config.rollout_micro_batch_size
     cluster.generate(list(batch["prompts"]), micro_batch_size=size)
 
 
 def never_end(learner: learner_lib.Learner) -> None:
-    """Lets every generation of a learner run to its limit, whatever the policy says.
+    """Let every generation of a learner run to its limit, whatever the policy says.
 
     Each round then does the same work, the most that training can ask for.
 
@@ -175,9 +176,9 @@ class _SettledError(Exception):
 
 
 def _settle(cluster: Any) -> None:
-    """Lets a sampler make its functions for the end tokens, before they are listened to.
+    """Let a sampler make its functions for the end tokens, before they are listened to.
 
-    A mended one makes them anew when it is called with other end tokens.
+    A patched one makes them anew when it is called with other end tokens.
     """
 
     def stop(*args: Any, **kwargs: Any) -> Any:

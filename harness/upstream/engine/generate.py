@@ -20,7 +20,7 @@ class Generator:
         tokenizer: Tokenizer,
         mesh: jax.sharding.Mesh,
     ):
-        """Builds upstream's sampler around a model.
+        """Build upstream's sampler around a model.
 
         Args:
           recipe: Lengths, cache size and end tokens.
@@ -46,7 +46,7 @@ class Generator:
     def __call__(
         self, prompts: Sequence[str], generation: recipe_lib.Generation, key: jax.Array
     ) -> tuple[list[str], list[int]]:
-        """Completes prompts.
+        """Complete prompts.
 
         Every prompt is padded to the recipe's prompt length, whatever its
         neighbours, so a batch of unequal prompts answers as each would alone.

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 from tunix.rl import common
 
-from harness.upstream import hooks, rebind, versions
+from harness.upstream import compat, hooks, rebind
 
 _LOG_PROBS = inspect.unwrap(common.compute_per_token_logps)
 
 
 def at_temperature(function: Callable[..., Any], temperature: float) -> Callable[..., Any]:
-    """Gives an upstream function whose log-probs are those of logits over a temperature.
+    """Return an upstream function whose log-probs are those of logits over a temperature.
 
     Args:
       function: It asks `tunix.rl.common.compute_per_token_logps`.
@@ -31,7 +31,7 @@ def at_temperature(function: Callable[..., Any], temperature: float) -> Callable
 
 
 def log_probs_at(temperature: float) -> Callable[..., Any]:
-    """Gives upstream's log-probs with all logits over a temperature.
+    """Return upstream's log-probs with all logits over a temperature.
 
     Args:
       temperature: Above 0.
@@ -41,7 +41,7 @@ def log_probs_at(temperature: float) -> Callable[..., Any]:
       `tunix.rl.common.compute_per_token_logps`; the logits that it returns are
       over the temperature too.
     """
-    if versions.LOG_PROBS_TAKE_TEMPERATURE:
+    if compat.LOG_PROBS_TAKE_TEMPERATURE:
         return functools.partial(common.compute_per_token_logps, temperature=temperature)
 
     def log_probs(*args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ def log_probs_at(temperature: float) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def replaced(change: Callable[[Any], Any]) -> Iterator[None]:
-    """Lets log-probs, for a while, be asked of something else than upstream's program.
+    """Let log-probs, for a while, be asked of something else than upstream's program.
 
     Args:
       change: Is given the program, and gives what is called in its place.

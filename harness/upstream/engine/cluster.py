@@ -20,16 +20,10 @@ from harness import accounting, errors, models
 from harness import recipe as recipe_lib
 from harness.measure import memory
 from harness.tokenizer import Tokenizer
-from harness.upstream import (
-    backends,
-    precision,
-    rollout,
-    saving,
-    versions,
-    writers,
-)
+from harness.upstream import compat
+from harness.upstream.engine import backends, precision, rollout, saving, writers
+from harness.upstream.engine.points import Fix, chain
 from harness.upstream.fixes import registry
-from harness.upstream.points import Fix, chain
 from harness.upstream.selection import STOCK, Fixes
 
 Cluster = rl_cluster.RLCluster
@@ -41,7 +35,7 @@ _NO_WRITING = (
 )
 
 
-class MendedCluster(rl_cluster.RLCluster):
+class EngineCluster(rl_cluster.RLCluster):
     """Upstream's cluster that saves between two batches, both models or neither, and chosen fixes.
 
     Attributes:
@@ -96,7 +90,7 @@ class MendedCluster(rl_cluster.RLCluster):
         return compute(prompt_tokens, completion_tokens, pad_id, eos_id)
 
     def _hold_back_checkpoints(self, trainer: Any) -> None:
-        """Lets a checkpoint that falls due within a batch wait for its end."""
+        """Let a checkpoint that falls due within a batch wait for its end."""
         manager = trainer.checkpoint_manager
         save = manager.save
 
@@ -110,7 +104,7 @@ class MendedCluster(rl_cluster.RLCluster):
         manager.save = held
 
     def save_checkpoints(self) -> int:
-        """Saves both models between two batches, and waits until both are on the disk.
+        """Save both models between two batches, and waits until both are on the disk.
 
         Returns:
           The optimizer step that they are of; it is saved once.
@@ -155,7 +149,7 @@ class MendedCluster(rl_cluster.RLCluster):
         return step
 
     def _check_room(self, step: int, trainers: Any) -> None:
-        """Refuses to begin what the disk cannot hold.
+        """Refuse to begin what the disk cannot hold.
 
         Orbax may wait for ever for a write that failed in its worker.
         """
@@ -176,7 +170,7 @@ class MendedCluster(rl_cluster.RLCluster):
             )
 
     def close(self) -> None:
-        """Writes what is left and closes both trainers."""
+        """Write what is left and closes both trainers."""
         if self.on_close is not None:
             self.on_close()
         for fix in self.fixes:
@@ -185,7 +179,7 @@ class MendedCluster(rl_cluster.RLCluster):
 
 
 def _describe_last_checkpoint(cluster: rl_cluster.RLCluster, trainer: Any) -> None:
-    """Lets the checkpoint that a trainer makes when it closes carry its global step."""
+    """Let the checkpoint that a trainer makes when it closes carry its global step."""
     save = trainer.checkpoint_manager.save
 
     def described(*args: Any, **kwargs: Any) -> bool:
@@ -202,7 +196,7 @@ def _describe_last_checkpoint(cluster: rl_cluster.RLCluster, trainer: Any) -> No
 
 
 def make_optimizer(recipe: recipe_lib.Recipe, peak: float) -> optax.GradientTransformation:
-    """Builds AdamW with warm-up, cosine decay and global-norm clipping.
+    """Build AdamW with warm-up, cosine decay and global-norm clipping.
 
     Args:
       recipe: Decay rates, clipping, number of steps, and the dtypes of weights and moments.
@@ -228,7 +222,7 @@ def make_optimizer(recipe: recipe_lib.Recipe, peak: float) -> optax.GradientTran
 
 
 def make_schedule(recipe: recipe_lib.Recipe, peak: float) -> optax.Schedule:
-    """Builds the learning rate: linear from 0 to `peak`, then cosine to 0.
+    """Build the learning rate: linear from 0 to `peak`, then cosine to 0.
 
     Args:
       recipe: Share of warm-up, and the step at which the rate is 0 again.
@@ -250,7 +244,7 @@ def make_schedule(recipe: recipe_lib.Recipe, peak: float) -> optax.Schedule:
 def rollout_config(
     recipe: recipe_lib.Recipe, tokenizer: Tokenizer, log_probs: bool = False
 ) -> base_rollout.RolloutConfig:
-    """Gives upstream's sampling configuration."""
+    """Return upstream's sampling configuration."""
     config = recipe.rollout
     return base_rollout.RolloutConfig(
         max_tokens_to_generate=config.max_new_tokens,
@@ -273,11 +267,11 @@ def make_cluster(
     tokenizer: Tokenizer,
     reference: nnx.Module | None = None,
     directory: pathlib.Path | None = None,
-    mends: Fixes = STOCK,
+    fixes: Fixes = STOCK,
     log_probs: bool = False,
     note: Mapping[str, str] | None = None,
 ) -> Cluster:
-    """Builds the cluster.
+    """Build the cluster.
 
     Args:
       recipe: Everything numeric.
@@ -288,7 +282,7 @@ def make_cluster(
       reference: Frozen policy for the KL penalty; needed if `ppo.beta` > 0.
       directory: Where `checkpoints/`, and the figures of `metrics.backends`, go;
         none writes neither.
-      mends: Fixes to put in place.
+      fixes: Fixes to put in place.
       log_probs: Whether the rollout worker also gives the sampler's log-probs.
       note: Written into the metadata of each checkpoint, stock Tunix apart.
 
@@ -298,7 +292,7 @@ def make_cluster(
     Raises:
       HarnessError: The recipe asks stock Tunix for a dtype that it has no setting for.
     """
-    if mends.stock:
+    if fixes.stock:
         precision.check_stock(recipe)
     batching = recipe.batching
     # Orbax refuses relative folders, and only at the first checkpoint.
@@ -321,15 +315,15 @@ def make_cluster(
         if directory
         else None,
     )
-    fixes = registry.fixes_of(mends)
-    for fix in fixes:
+    in_place = registry.fixes_of(fixes)
+    for fix in in_place:
         fix.training(training)
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.CRITIC, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys((*roles, rl_cluster.Role.REFERENCE), mesh),
         training_config=training,
         rollout_config=rollout_config(recipe, tokenizer, log_probs),
-        rollout_engine="vanilla" if mends.stock else _rollout_engine(recipe, fixes),
+        rollout_engine="vanilla" if fixes.stock else _rollout_engine(recipe, in_place),
     )
     arguments: dict[str, Any] = {
         "actor": actor,
@@ -341,17 +335,17 @@ def make_cluster(
     with precision.accumulating_in(recipe.precision.accumulators_dtype):
         made = (
             rl_cluster.RLCluster(**arguments)
-            if mends.stock
-            else MendedCluster(fixes=fixes, note=note, **arguments)
+            if fixes.stock
+            else EngineCluster(fixes=in_place, note=note, **arguments)
         )
-    versions.hide_bars(made.actor_trainer, made.critic_trainer)
+    compat.hide_bars(made.actor_trainer, made.critic_trainer)
     writers.watch(made._rl_metrics_logger)
     return made
 
 
 def _rollout_engine(recipe: recipe_lib.Recipe, fixes: Sequence[Fix]) -> Any:
     return functools.partial(
-        rollout.MendedRollout,
+        rollout.EngineRollout,
         fixes=fixes,
         seed=recipe.seed,
         dtype=recipe.rollout.dtype,

@@ -18,7 +18,7 @@ from tunix.sft import progress_bar
 
 
 def _algorithms() -> Any:
-    """Finds the module of masked means, whitening and GAE, which moved in 0.1.7."""
+    """Find the module of masked means, whitening and GAE, which moved in 0.1.7."""
     try:
         return importlib.import_module("tunix.rl.algo_core")
     except ImportError:
@@ -50,12 +50,12 @@ LOG_PROBS_TAKE_TEMPERATURE = (
 
 
 def policy_loss_fn() -> Callable[..., Any]:
-    """Gives upstream's PPO policy loss, a plain function of model, example and numbers."""
+    """Return upstream's PPO policy loss, a plain function of model, example and numbers."""
     return ppo_learner.registry.get("policy_loss_fn", "ppo")
 
 
 def numbers_of(config: Any) -> dict[str, Any]:
-    """Gives the arguments by which the policy loss is told the algorithm's numbers.
+    """Return the arguments by which the policy loss is told the algorithm's numbers.
 
     Args:
       config: Upstream's configuration of the algorithm.
@@ -71,7 +71,7 @@ def numbers_of(config: Any) -> dict[str, Any]:
 
 
 def sampling_state(**fields: Any) -> Any:
-    """Builds the sampler's state, without the fields that this release lacks.
+    """Build the sampler's state, without the fields that this release lacks.
 
     Args:
       **fields: Fields by their names in the newest release.
@@ -99,7 +99,7 @@ class _NoBar:
 
 
 def hide_bars(*trainers: Any) -> None:
-    """Keeps the trainers' bars away from what is no terminal, as 0.1.7 does by itself.
+    """Keep the trainers' bars away from what is no terminal, as 0.1.7 does by itself.
 
     Args:
       *trainers: Upstream's trainers, before they train.

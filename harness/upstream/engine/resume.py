@@ -37,7 +37,7 @@ class Point:
 
 
 def seal(directory: pathlib.Path, step: int, global_step: int, run: str) -> None:
-    """Declares a step of both models whole.
+    """Declare a step of both models whole.
 
     Args:
       directory: The run's folder; both models have the step in it.
@@ -62,7 +62,7 @@ def seal(directory: pathlib.Path, step: int, global_step: int, run: str) -> None
 
 
 def latest(directory: pathlib.Path, run: str) -> Point:
-    """Finds the newest step that is sealed and as it was sealed.
+    """Find the newest step that is sealed and as it was sealed.
 
     Args:
       directory: The run's folder.
@@ -88,7 +88,7 @@ def latest(directory: pathlib.Path, run: str) -> Point:
 
 
 def take_back(directory: pathlib.Path, point: Point, run: str) -> None:
-    """Lets a point be the newest checkpoint of both models.
+    """Let a point be the newest checkpoint of both models.
 
     What this run wrote later is deleted; what it did not write is moved to
     `refused/`.

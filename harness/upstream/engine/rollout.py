@@ -12,8 +12,8 @@ from tunix.rl.rollout import base_rollout, vanilla_rollout
 
 from harness import models
 from harness import recipe as recipe_lib
-from harness.upstream import keys
-from harness.upstream.points import Fix, chain
+from harness.upstream.engine import keys
+from harness.upstream.engine.points import Fix, chain
 
 # With its own limit of 32 MiB, libtpu 0.0.52 refuses to compile the prefill of a float32 Gemma 3
 # for 16 sequences on a v6e ("All operands that alias with colored outputs must be colored"),
@@ -23,7 +23,7 @@ _PREFILL_OPTIONS = {"xla_tpu_scoped_vmem_limit_kib": "16384"}
 _CALLS_PER_MINI_BATCH = 2**16
 
 
-class MendedSampler(sampler_lib.Sampler):
+class EngineSampler(sampler_lib.Sampler):
     """Upstream's sampler with chosen fixes.
 
     Attributes:
@@ -145,7 +145,7 @@ def _reference(value: Any) -> Callable[[], Any]:
     return weakref.ref(value) if isinstance(value, jax.Array) else lambda: value
 
 
-class MendedRollout(vanilla_rollout.VanillaRollout):
+class EngineRollout(vanilla_rollout.VanillaRollout):
     """Upstream's vanilla rollout with chosen fixes.
 
     Attributes:
@@ -176,7 +176,7 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
         """
         config: Any = rollout_actor.config  # type: ignore[attr-defined]
         self._fixes = fixes
-        self._sampler = MendedSampler(
+        self._sampler = EngineSampler(
             rollout_actor,
             tokenizer,
             sampler_lib.CacheConfig(
@@ -196,7 +196,7 @@ class MendedRollout(vanilla_rollout.VanillaRollout):
         self.calls = 0
 
     def begin_mini_batch(self, number: int) -> None:
-        """Lets the noise of the generations that follow depend on the mini-batch's number.
+        """Let the noise of the generations that follow depend on the mini-batch's number.
 
         Without it a resumed run, which has generated nothing yet, would draw
         the noise of the first mini-batches again.

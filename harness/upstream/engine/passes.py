@@ -36,7 +36,7 @@ class Collector:
     """Stands in for upstream's queue, and stores what it would hand to the trainers."""
 
     def __init__(self) -> None:
-        """Begins empty."""
+        """Begin empty."""
         self.examples: list[Any] = []
 
     def put(self, item: Any) -> None:

@@ -1,0 +1,1 @@
+"""Cluster, learner, rollout and checkpoints: what a run needs, whatever is fixed."""
