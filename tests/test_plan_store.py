@@ -212,7 +212,10 @@ def test_all_that_a_program_is_made_of_is_digested(tmp_path):
         "deep/__init__.py": "from . import inner",
         "deep/inner.py": "import importlib\nimportlib.import_module('thing.named')",
         "deep/made.py": "text = 'a message'",
-        "named.py": "",
+        "named.py": "from thing.listed import every",
+        "listed/__init__.py": "",
+        "listed/every.py": "import pkgutil\npkgutil.iter_modules()",
+        "listed/one.py": "",
         "other.py": "",
     }
     for name, text in texts.items():
@@ -233,7 +236,8 @@ def test_the_sources_of_programs_are_found():
         path.relative_to(package).as_posix()
         for path in sources.reached(package, "harness.plan.worker")
     }
-    assert {"upstream/learner.py", "upstream/temperature.py", "models/gemma.py"} <= found
+    assert {"upstream/engine/learner.py", "upstream/fixes/model_not_donated.py"} <= found
+    assert {"upstream/engine/temperature.py", "models/gemma.py"} <= found
     assert {"recipe.py", "accounting.py", "plan/worker.py", "plan/resident.py"} <= found
     assert not any(name.startswith("cli/") for name in found)
 

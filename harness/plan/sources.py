@@ -14,7 +14,7 @@ def reached(package: pathlib.Path, start: str) -> list[pathlib.Path]:
     """List the modules of a package that a module imports, directly or through others.
 
     Imports inside functions count, and so does a module's name given as a literal to
-    `import_module`.
+    `import_module`. A module that calls `iter_modules` imports all that lie beside it.
 
     Args:
       package: The package's folder; its name is the name of the package.
@@ -35,7 +35,10 @@ def reached(package: pathlib.Path, start: str) -> list[pathlib.Path]:
         # Importing a module imports the packages that hold it.
         waiting.append(name.rpartition(".")[0])
         parent = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        waiting += imports(path.read_text(encoding="utf-8"), parent)
+        source = path.read_text(encoding="utf-8")
+        waiting += imports(source, parent)
+        if "iter_modules(" in source:
+            waiting += [f"{parent}.{each.stem}" for each in path.parent.glob("*.py")]
     return sorted(found)
 
 
