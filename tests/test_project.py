@@ -127,6 +127,10 @@ def test_the_report_rests_on_json_alone():
         ("harness.checks", ("harness.cli", "harness.pytest_plugin", "harness.report")),
         ("harness.bench", ("harness.checks", "harness.gate", "harness.cli")),
         ("harness.plan", ("harness.cli", "harness.pytest_plugin", "harness.checks")),
+        # The arms of the gate share them, whatever else is in a checkout.
+        ("harness.hardware", ("harness.recipe", "harness.plan", "harness.upstream")),
+        ("harness.programs", ("harness.recipe", "harness.plan", "harness.upstream")),
+        ("harness.jsonlines", ("harness.recipe", "harness.plan", "harness.upstream")),
         (
             "harness.report",
             ("harness.cli", "harness.pytest_plugin", "harness.models", "harness.upstream"),

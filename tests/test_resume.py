@@ -425,6 +425,19 @@ def test_a_folder_is_one_process_s_until_it_dies(tmp_path, capsys):
         assert kept.resumed
 
 
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    out, recipe = tmp_path / "out", recipe_lib.load("tiny")
+    with pytest.raises(Killed), progress.claim(out, recipe, "mended", {}):
+        raise Killed
+    for folder in (out, out / "progress", out / "progress" / "stages"):
+        folder.mkdir(exist_ok=True)
+        (folder / ".result.json.0815cafe.tmp").write_text("half")
+    (out / "mine.tmp").write_text("whole")
+    with progress.claim(out, recipe, "mended", {}, resume=True) as found:
+        assert found.resumed
+        assert [each.name for each in out.rglob("*.tmp")] == ["mine.tmp"]
+
+
 def test_a_run_goes_on_only_as_it_began(tmp_path, capsys):
     out = tmp_path / "out"
     recipe = recipe_lib.load("tiny")
