@@ -9,11 +9,11 @@ from typing import Any
 
 from harness import recipe as recipe_lib
 from harness import upstream
+from harness.artifacts import plan as artifact
 from harness.plan import chips, roofline, shapes, store, wall
 from harness.plan.compiler import Compiler
 from harness.upstream import programs as upstream_programs
 
-SCHEMA = "tunix-ppo-harness/plan/1"
 # Left free: the runtime's own buffers, and holes between arrays.
 MARGIN = 0.05
 # Nobody rolls out more sequences at once on one host.
@@ -161,8 +161,8 @@ def make(
     rows.sort(key=lambda row: (chosen.index(row.name), row.rows))
     found = phases(rows, resident, chip.hbm_bytes, recipe)
     walls = _walls(planner, resident, chosen) if sweep else []
-    return {
-        "schema": SCHEMA,
+    tree = {
+        "schema": artifact.SCHEMA,
         "chip": planner.place.name,
         "chips": planner.place.count,
         "hbm_bytes": chip.hbm_bytes,
@@ -178,6 +178,7 @@ def make(
         "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},
         "fits": all(phase.fits for phase in found),
     }
+    return artifact.Plan.model_validate(tree).to_json()
 
 
 def upstream_of(planner: Planner) -> dict[str, Any]:

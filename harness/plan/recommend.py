@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import errors
 from harness import recipe as recipe_lib
+from harness.artifacts import plan as artifact
 from harness.plan import changes, chips, estimate, planning, roofline, search, shapes, store
 
 GIB = 2**30
@@ -312,8 +313,8 @@ def make(
     """
     found = recommend(planner, allow=allow, certain=certain, progress=progress)
     if found["recipe"] is None:
-        return {
-            "schema": planning.SCHEMA,
+        tree = {
+            "schema": artifact.SCHEMA,
             "chip": planner.place.name,
             "chips": planner.place.count,
             "hbm_bytes": planner.place.chip.hbm_bytes,
@@ -329,8 +330,10 @@ def make(
             "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},
             "fits": False,
         }
+        return artifact.Plan.model_validate(tree).to_json()
     chosen = planning.Planner(recipe_lib.from_dict(found["recipe"]), planner.mode, planner.compiler)
-    return {**planning.make(chosen), "recommendation": found}
+    tree = {**planning.make(chosen), "recommendation": found}
+    return artifact.Plan.model_validate(tree).to_json()
 
 
 def recommend(
