@@ -259,8 +259,7 @@ def bars(
         tone = "no" if row.over else "ink"
         bold = {"fontweight": "bold" if row.over else "normal"}
         if above:
-            room = int(width / CHARACTER) - len(row.text) - 2
-            drawing.write(forms.shorten(row.name, max(4, room)), (0, middle - 16))
+            drawing.write(row.name, (0, middle - 16))
             where = {"xycoords": ("axes fraction", "data"), "ha": "right"}
             drawing.write(row.text, (1, middle - 16), tone, **where, **bold)
             continue
@@ -344,8 +343,7 @@ def intervals(
     top, middles = 0.0, []
     for row in rows:
         if above:
-            name = forms.shorten(row.name, int(width / CHARACTER))
-            drawing.write(name, (0, top + 18), xycoords=("axes fraction", "data"))
+            drawing.write(row.name, (0, top + 18), xycoords=("axes fraction", "data"))
         top += head
         middles.append(top + step / 2)
         for mark in row.marks:

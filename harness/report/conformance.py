@@ -4,10 +4,9 @@ from collections import Counter
 
 from harness.artifacts.check import Check, Defect, Property
 from harness.report import forms
-from harness.report.page import Figure, Note, Part, Section, Table, Tile
-from harness.report.reading import Source, Sources
+from harness.report.page import Figure, Note, Part, Table, Tile
+from harness.report.reading import Source
 
-_COMMAND = "python -m harness check --json check.json"
 # Gravest first; what one and what several are called on the page.
 _STATUS = {
     "fail": ("fails", "fail"),
@@ -19,16 +18,9 @@ _TONES = {"fail": "fail", "error": "fail", "known-defect": "known", "pass": "pas
 _SHOWN, _LONGEST = 3, 300
 
 
-def section(sources: Sources) -> Section:
-    """Show what the checks found."""
-    checks = sources.of(Check)
-    parts: list[Part] = []
-    if not checks:
-        parts.append(Note("No check was given: nothing is known of the properties.", _COMMAND))
-    for source, check in checks:
-        parts += _properties(source, check)
-        parts += _known_issues(source, check)
-    return Section("properties", "Is it right?", parts)
+def parts(source: Source, check: Check) -> list[Part]:
+    """Show what a check found."""
+    return [*_properties(source, check), *_known_issues(source, check)]
 
 
 def _title(source: Source, check: Check) -> str:
@@ -54,7 +46,7 @@ def _properties(source: Source, check: Check) -> list[Part]:
         areas.setdefault(each.area, []).append(Tile(each.status, title))
     order = dict.fromkeys(each.area for each in check.properties)
     found = counted(check)
-    parts: list[Part] = [
+    found_parts: list[Part] = [
         Figure(
             title=f"Properties, {_title(source, check)}",
             basis=("measured",),
@@ -66,7 +58,7 @@ def _properties(source: Source, check: Check) -> list[Part]:
     ]
     for status, words in found.items():
         rows = [_row(each) for each in check.properties if each.status == status]
-        parts.append(
+        found_parts.append(
             Table(
                 ("property", "area", "what must hold", "tolerance", "what was seen"),
                 rows,
@@ -77,7 +69,7 @@ def _properties(source: Source, check: Check) -> list[Part]:
                 tones=[status] * len(rows),
             )
         )
-    return parts
+    return found_parts
 
 
 def _row(each: Property) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ number of drawings can stand in one page.
 
 import io
 import re
+import warnings
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,6 +17,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from harness.report import forms
 
 # Width of a character of text, on the wide side, in pixels.
 CHARACTER = 7.6
@@ -94,7 +97,9 @@ class Drawing:
           how: As for `Axes.annotate`; `xytext` is an offset in pixels.
         """
         how = {"textcoords": "offset points", "xytext": (0, 0), "annotation_clip": False, **how}
-        self.axes.annotate(plain(text), at, color=COLOURS[tone], **how)
+        # What a file names can be of any length.
+        text = forms.shorten(plain(text), max(16, int(0.55 * self.width / CHARACTER)))
+        self.axes.annotate(text, at, color=COLOURS[tone], **how)
 
     def svg(self, label: str) -> str:
         """Return the drawing as SVG.
@@ -107,7 +112,9 @@ class Drawing:
         """
         out = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        FigureCanvasSVG(self.figure).print_svg(out, metadata=metadata)
+        with warnings.catch_warnings():  # a page has fonts for what matplotlib's has no glyph
+            warnings.simplefilter("ignore", UserWarning)
+            FigureCanvasSVG(self.figure).print_svg(out, metadata=metadata)
         root = ElementTree.fromstring(out.getvalue())
         shapes = {name: each for each in root.iter() if (name := each.get("id"))}
         self._clean(root, shapes)

@@ -2,50 +2,39 @@
 
 from harness.artifacts.gate import Finding, Gate
 from harness.report import charts, forms
-from harness.report.page import WIDE, Figure, Note, Part, Section, Table, picture
-from harness.report.reading import Source, Sources
+from harness.report.page import WIDE, Figure, Note, Part, Table, picture
+from harness.report.reading import Source
 from harness.report.verdicts import TIER_BASIS
 
-_COMMAND = "python -m harness gate --against REF --json gate.json"
 # Gravest first, each with a colour and a class of a table's row.
 _TONES = {"FAIL": "no", "NOT COMPARABLE": "open", "INCONCLUSIVE": "open", "PASS": "s0"}
 _CLASSES = {"FAIL": "bad", "NOT COMPARABLE": "open", "INCONCLUSIVE": "open", "PASS": ""}
 _TIERS = ("exact", "time", "learning")
 
 
-def section(sources: Sources) -> Section:
-    """Show what the gates found."""
-    gates = sources.of(Gate)
-    parts: list[Part] = []
-    if not gates:
-        parts.append(Note("No gate was given: nothing was compared.", _COMMAND))
-    for source, gate in gates:
-        parts += _gate(source, gate)
-    return Section("gate", "Did it get worse?", parts)
-
-
-def _gate(source: Source, gate: Gate) -> list[Part]:
+def parts(source: Source, gate: Gate) -> list[Part]:
+    """Show what a gate found."""
     named = f"{source.name}: {gate.candidate} against {gate.baseline}"
     if not gate.findings:
         return [Note(f"{named}: nothing was compared.")]
-    parts: list[Part] = []
+    found_parts: list[Part] = []
     timed = [
         each
         for each in gate.findings
         if each.tier == "time" and each.figures.ratio and each.figures.ratio_lower is not None
     ]
     if timed:
-        parts.append(_ratios(named, timed))
+        found_parts.append(_ratios(named, timed))
     found = sorted(gate.findings, key=lambda each: list(_TONES).index(each.verdict))
     for tier in dict.fromkeys([*_TIERS, *(each.tier for each in found)]):
         here = [each for each in found if each.tier == tier]
         if not here:
-            parts.append(Note(f"{source.name}: the {tier} tier was not run."))
+            found_parts.append(Note(f"{source.name}: the {tier} tier was not run."))
         for passed in (False, True):
             rows = [each for each in here if (each.verdict == "PASS") == passed]
             if rows:
-                parts.append(_findings(named, tier, rows, passed))
-    return parts
+                found_parts.append(_findings(named, tier, rows, passed))
+    return found_parts
 
 
 def _findings(named: str, tier: str, rows: list[Finding], passed: bool) -> Table:

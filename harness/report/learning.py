@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from harness.artifacts.run import Message, Run
 from harness.report import charts, forms
 from harness.report.drawing import TONES
-from harness.report.page import HALF, WIDE, Figure, Note, Part, Picture, Section, Table, picture
-from harness.report.reading import Source, Sources
+from harness.report.page import HALF, WIDE, Figure, Note, Part, Picture, Table, picture
+from harness.report.reading import Source
 
-_COMMAND = "python -m harness run --preset tiny --out DIR"
 # What else is logged: field, name, unit of the axis, how a value is written.
 _SIGNALS = (
     ("format_rate", "answers in the required format", "share of answers", forms.percent),
@@ -23,14 +22,9 @@ Runs = Sequence[tuple[Source, Run]]
 Points = tuple[tuple[float, float | None], ...]
 
 
-def section(sources: Sources) -> Section:
-    """Show what the runs learned."""
-    runs = sources.of(Run)
-    parts: list[Part] = []
-    if runs:
-        parts.append(_accuracy(runs))
-    else:
-        parts.append(Note("No run was given: nothing is known of learning.", _COMMAND))
+def parts(runs: Runs) -> list[Part]:
+    """Show what runs learned."""
+    parts: list[Part] = [_accuracy(runs)]
     for group in _groups(runs):
         parts += _curves(group)
     for source, run in runs:
@@ -43,7 +37,7 @@ def section(sources: Sources) -> Section:
         if found := run.accounting.surprises:
             caption = f"What in the recipe of {source.name} may be unexpected, by arithmetic"
             parts.append(_messages("what", caption, found, folded=True))
-    return Section("learning", "Did it learn?", parts)
+    return parts
 
 
 def _messages(what: str, caption: str, found: Sequence[Message], *, folded: bool = False) -> Table:

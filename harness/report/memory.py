@@ -3,24 +3,10 @@
 from harness.artifacts.plan import GIB, MEMORY_KINDS, Phase, Plan, by_kind
 from harness.artifacts.run import Run
 from harness.report import charts, forms
-from harness.report.page import WIDE, Figure, Note, Part, Section, Table, picture
-from harness.report.reading import Source, Sources
+from harness.report.page import WIDE, Figure, Note, Part, Table, picture
+from harness.report.reading import Source
 
-_COMMAND = "python -m harness plan --preset gemma3-1b --chip v6e-1 --json plan.json"
 _TONES = {kind: f"k{index}" for index, (kind, _) in enumerate(MEMORY_KINDS)}
-
-
-def section(sources: Sources) -> Section:
-    """Show the plans' memory, and that of the runs."""
-    plans = sources.of(Plan)
-    parts: list[Part] = []
-    if not plans:
-        parts.append(Note("No plan was given: nothing is known of HBM.", _COMMAND))
-    for source, plan in plans:
-        parts.append(
-            _phases(source, plan) if plan.phases else Note(f"{source.name} holds no phase.")
-        )
-    return Section("memory", "Does it fit?", parts + _runs(sources.of(Run)))
 
 
 def _bar(phase: Phase, limit: int) -> charts.Bar:
@@ -36,7 +22,10 @@ def _bar(phase: Phase, limit: int) -> charts.Bar:
     return charts.Bar(phase.name, tuple(segments), text, over=not phase.fits)
 
 
-def _phases(source: Source, plan: Plan) -> Figure:
+def planned(source: Source, plan: Plan) -> list[Part]:
+    """Show the memory of each phase of a plan against the chip's."""
+    if not plan.phases:
+        return [Note(f"{source.name} holds no phase.")]
     limit = plan.hbm_bytes
     rows = [_bar(phase, limit) for phase in plan.phases]
     rule = charts.Rule(limit / GIB, f"HBM {limit / GIB:.2f} GiB")
@@ -44,7 +33,7 @@ def _phases(source: Source, plan: Plan) -> Figure:
     label = f"HBM of a {plan.chip} chip by phase, GiB: {found}; the chip has {limit / GIB:.2f}"
     axis = charts.Axis("GiB")
     seen = {segment.name for row in rows for segment in row.segments}
-    return Figure(
+    figure = Figure(
         title=f"HBM by phase: {plan.recipe.get('name', 'the recipe')} on {plan.chip}",
         basis=("compiled",),
         pictures=[
@@ -63,6 +52,7 @@ def _phases(source: Source, plan: Plan) -> Figure:
             code={1},
         ),
     )
+    return [figure]
 
 
 def _cells(phase: Phase, limit: int) -> tuple[str, ...]:
@@ -73,17 +63,12 @@ def _cells(phase: Phase, limit: int) -> tuple[str, ...]:
     return phase.name, program, f"{peak / GIB:.2f}", f"{(limit - peak) / GIB:.2f}", fits
 
 
-def _runs(runs: list[tuple[Source, Run]]) -> list[Part]:
-    rows, silent = [], []
-    for source, run in runs:
-        known = [phase for phase in run.phases if phase.peak_bytes is not None]
-        rows += [(source.name, phase.name, forms.size(phase.peak_bytes)) for phase in known]
-        if not known:
-            silent.append(f"{source.name} ({run.environment.devices.kind or 'unknown device'})")
-    parts: list[Part] = []
-    if rows:
-        head = ("run", "phase", "peak since the run began")
-        parts.append(Table(head, rows, ("measured",), "Peak of device memory", figures={2}))
-    if silent:
-        parts.append(Note(f"Peak of memory not reported by this device: {', '.join(silent)}."))
-    return parts
+def measured(source: Source, run: Run) -> list[Part]:
+    """Show the memory of each phase of a run."""
+    known = [phase for phase in run.phases if phase.peak_bytes is not None]
+    if not known:
+        device = run.environment.devices.kind or "unknown"
+        return [Note(f"{source.name}: peak of memory not reported by this device ({device}).")]
+    rows = [(phase.name, forms.size(phase.peak_bytes)) for phase in known]
+    head = ("phase", "peak since the run began")
+    return [Table(head, rows, ("measured",), f"Peak of device memory, {source.name}", figures={1})]

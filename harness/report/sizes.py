@@ -13,15 +13,13 @@ from harness.report.page import (
     Note,
     Part,
     Picture,
-    Section,
     Table,
     in_order,
     picture,
 )
-from harness.report.reading import Source, Sources
+from harness.report.reading import Source
 
-_COMMAND = "pytest benchmarks --benchmark-only --benchmark-json bench.json"
-_SWEEP = "python -m harness plan --preset gemma3-1b --chip v6e-1 --sweep --json plan.json"
+SWEEP = "python -m harness plan --preset gemma3-1b --chip v6e-1 --sweep --json plan.json"
 # Which programs a setting sizes.
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "rollout_micro_batch": ("prefill", "decode", "rollout"),
@@ -29,23 +27,6 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "train_micro_batch": ("actor_step", "critic_step"),
 }
 _SIZE = charts.Axis("sequences in a call", forms.number, log=True)
-
-
-def section(sources: Sources) -> Section:
-    """Show what changes with the micro-batch."""
-    benches, plans = sources.of(Bench), sources.of(Plan)
-    parts: list[Part] = []
-    if not benches:
-        parts.append(Note("No benchmarks were given: no throughput is known.", _COMMAND))
-    for source, bench in benches:
-        parts += _bench(source, bench)
-    if not plans:
-        parts.append(
-            Note("No plan was given: the largest micro-batch that fits is not known.", _SWEEP)
-        )
-    for source, plan in plans:
-        parts += _plan(source, plan)
-    return Section("sizes", "How large a micro-batch?", parts)
 
 
 def program(each: Benchmark) -> str:
@@ -76,7 +57,8 @@ def _panel(
     )
 
 
-def _bench(source: Source, bench: Bench) -> list[Part]:
+def of_bench(source: Source, bench: Bench) -> list[Part]:
+    """Show throughput and peaks of memory of benchmarks."""
     parts: list[Part] = []
     timed = [each for each in bench.benchmarks if each.group != "memory" and each.stats.median > 0]
     sized = [each for each in timed if each.extra_info.tokens and each.extra_info.micro_batch]
@@ -218,7 +200,8 @@ def _peak_figure(source: Source, peaks: _Peaks) -> Figure:
     )
 
 
-def _plan(source: Source, plan: Plan) -> list[Part]:
+def of_plan(source: Source, plan: Plan) -> list[Part]:
+    """Show memory and least times of a plan's programs."""
     parts: list[Part] = []
     known = [each for each in plan.programs if each.peak_bytes is not None and each.micro_batch]
     if known:
@@ -227,7 +210,7 @@ def _plan(source: Source, plan: Plan) -> list[Part]:
         parts.append(Note(f"{source.name} reports no compiled size of a program."))
     if not plan.walls:
         text = f"{source.name}: the largest micro-batch that fits was not searched for."
-        parts.append(Note(text, _SWEEP))
+        parts.append(Note(text, SWEEP))
     settings = [each for each in plan.recommendation.settings if each.bounds]
     if settings:
         parts.append(_bounds(source, plan, settings))

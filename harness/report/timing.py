@@ -6,23 +6,9 @@ from harness.artifacts.bench import Bench, Benchmark
 from harness.artifacts.plan import Plan
 from harness.artifacts.run import Run
 from harness.report import charts, forms
-from harness.report.page import HALF, Figure, Note, Part, Picture, Section, picture
-from harness.report.reading import Source, Sources
+from harness.report.page import HALF, Figure, Note, Part, Picture, picture
+from harness.report.reading import Source
 from harness.report.sizes import program
-
-
-def section(sources: Sources) -> Section:
-    """Show the time split of everything that was timed or bounded."""
-    runs = sources.of(Run)
-    parts: list[Part] = []
-    if not runs:
-        text = "No run was given: where a run's time goes is not known."
-        parts.append(Note(text, "python -m harness run --preset tiny --out DIR"))
-    parts += [_run(source, run) for source, run in runs]
-    for source, bench in sources.of(Bench):
-        parts += _bench(source, bench)
-    parts += [_plan(source, plan) for source, plan in sources.of(Plan)]
-    return Section("time", "Where does the time go?", parts)
 
 
 def _bars(rows: Sequence[charts.Bar], what: str) -> Sequence[Picture]:
@@ -31,9 +17,10 @@ def _bars(rows: Sequence[charts.Bar], what: str) -> Sequence[Picture]:
     return [picture(lambda w: charts.bars(rows, axis, label=label, width=w), HALF)]
 
 
-def _run(source: Source, run: Run) -> Part:
+def of_run(source: Source, run: Run) -> list[Part]:
+    """Show the time of each phase of a run."""
     if not run.phases:
-        return Note(f"{source.name} holds no phases.")
+        return [Note(f"{source.name} holds no phases.")]
     total = sum(phase.seconds for phase in run.phases)
     rows = []
     for phase in run.phases:
@@ -45,7 +32,7 @@ def _run(source: Source, run: Run) -> Part:
         text = forms.seconds(phase.seconds) + (f", {phase.seconds / total:.0%}" if total else "")
         rows.append(charts.Bar(phase.name.replace("_", " "), segments, text))
     compiled = sum(phase.compile_seconds for phase in run.phases)
-    return Figure(
+    figure = Figure(
         title=f"A run by phase, {source.name}",
         basis=("measured",),
         pictures=_bars(rows, "Seconds of each phase"),
@@ -53,9 +40,11 @@ def _run(source: Source, run: Run) -> Part:
         legend=(("t0", "running"), ("t1", "compiling")),
         half=True,
     )
+    return [figure]
 
 
-def _bench(source: Source, bench: Bench) -> list[Part]:
+def of_bench(source: Source, bench: Bench) -> list[Part]:
+    """Show the time of a call of each program."""
     groups: dict[tuple[str, int], list[Benchmark]] = {}
     for each in bench.benchmarks:
         if each.group != "memory":
@@ -90,10 +79,11 @@ def _calls(title: str, dtype: str, size: int, benchmarks: Sequence[Benchmark]) -
     )
 
 
-def _plan(source: Source, plan: Plan) -> Part:
+def of_plan(source: Source, plan: Plan) -> list[Part]:
+    """Show the least time of each phase of a global step."""
     phases = plan.roofline.phases
     if not phases:
-        return Note(f"{source.name} holds no bound of time.")
+        return [Note(f"{source.name} holds no bound of time.")]
     bars = [
         charts.Bar(
             phase.name,
@@ -103,10 +93,11 @@ def _plan(source: Source, plan: Plan) -> Part:
         for phase in phases
     ]
     total = forms.seconds(sum(phase.seconds for phase in phases))
-    return Figure(
+    figure = Figure(
         title=f"A global step at least, {source.name}: {plan.chip}",
         basis=("bound",),
         pictures=_bars(bars, "Least seconds of each phase in a global step"),
         caption=f"{total} in all. After each time: what bounds it.",
         half=True,
     )
+    return [figure]
