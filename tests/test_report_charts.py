@@ -49,6 +49,16 @@ def test_the_limit_is_drawn_where_the_axis_says(width):
     assert {"the limit", "10.0 said", "a", "GiB"} <= set(words(text))
 
 
+def test_what_is_written_at_the_end_of_a_bar_does_not_lie_on_the_limit():
+    places = {
+        each.text: float(each.get("x", "")) for each in drawn(bars(1040, 2.0, 9.8)).iter("text")
+    }
+    ends = [max(x for x, _ in bar) for bar in paths(bars(1040, 2.0, 9.8), "k0")]
+    ((limit, _), *_), *_ = paths(bars(1040, 2.0, 9.8), "no")
+    assert places["2.0 said"] == pytest.approx(ends[0] + 7, abs=1)
+    assert ends[1] < limit < places["9.8 said"]
+
+
 @pytest.mark.parametrize("width", [1040, 350])
 def test_a_chart_keeps_to_its_width(width):
     text = bars(width, 1.0, 30.0, name="a name that is as long as names of programs are")

@@ -252,8 +252,9 @@ def bars(
     high = max([*ends, limit.at if limit else 0]) * 1.02 or 1.0
     axes.set_xlim(0, high)
     if limit:  # where it is narrow beside the bars alone, for words stand over them
-        for low, high in [(y - 16, y + 16) for y in middles] if above else [(0, step * len(rows))]:
-            axes.vlines(limit.at, low, high, COLOURS[limit.tone], linewidth=2)
+        whole = [(0.0, float(step * len(rows)))]
+        for top, bottom in [(y - 16, y + 16) for y in middles] if above else whole:
+            axes.vlines(limit.at, top, bottom, COLOURS[limit.tone], linewidth=2)
         _name(drawing, limit)
     for row, middle, end in zip(rows, middles, ends, strict=True):
         tone = "no" if row.over else "ink"

@@ -61,7 +61,9 @@ def _ratios(named: str, timed: list[Finding]) -> Figure:
     label = "Time over the baseline's: " + "; ".join(
         f"{row.name} {row.marks[0].text}" for row in rows
     )
-    clocks = sorted({"CPU time" if each.figures.clock == "cpu" else "wall time" for each in timed})
+    clocks = sorted(
+        {"CPU time" if each.figures.clock == "cpu" else "wall-clock time" for each in timed}
+    )
     axis = charts.Axis(f"{' and '.join(clocks)}, candidate over baseline", forms.number)
     rule = charts.Rule(1.0, "as before", tone="muted")
     return Figure(

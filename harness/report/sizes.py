@@ -98,7 +98,7 @@ def _throughput(source: Source, sized: Sequence[Benchmark], timed: Sequence[Benc
         table=Table(
             (
                 *("program", "type", "micro-batch", "median", "middle half", "tokens/s"),
-                *("compile, s", "of the roof"),
+                *("compile, s", "of the roofline"),
             ),
             [_speed_row(each) for each in timed],
             ("measured",),
