@@ -222,7 +222,7 @@ def gate_study(session: nox.Session) -> None:
 @nox.session
 def plan(session: nox.Session) -> None:
     """The reference plan made again and held to the committed one; `--update` rewrites it."""
-    install(session, "tpu-compiler")
+    install(session, "tpu-compiler", "report")
     committed = "plans/gemma3-1b.v6e-1.json"
     made = os.path.join(session.create_tmp(), "plan.json")
     arguments = [each for each in session.posargs if each != "--update"]

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness import cli, hardware
+from harness.artifacts import bench, run
 from harness.errors import HarnessError
 from harness.gate import (
     Finding,
@@ -394,7 +395,7 @@ def bench_json(**changes):
         "version": "5.3.1",
         "machine_info": {},
         "harness": {
-            "schema": records.BENCH_SCHEMA,
+            "schema": bench.SCHEMA,
             "conditions": {"jax": "1"},
             "recipe": {"name": "tiny", "model": {"num_layers": 3}},
             "judged": {"google-tunix": "0.1.7"},
@@ -403,7 +404,13 @@ def bench_json(**changes):
             {
                 "name": "test_values[float32-64]",
                 "extra_info": {"temp_bytes": 5, "flops": None, "tokens": 9},
-                "stats": {"median": 0.5, "data": [0.4, 0.5, 0.6]},
+                "stats": {
+                    "median": 0.5,
+                    "q1": 0.4,
+                    "q3": 0.6,
+                    "rounds": 3,
+                    "data": [0.4, 0.5, 0.6],
+                },
             }
         ],
     }
@@ -416,7 +423,8 @@ PLAN = {
     "hbm_bytes": 33_554_432_000,
     "versions": {"jax": "0.10.2", "libtpu": "0.0.52", "google-tunix": "0.1.7"},
     "recipe": {"name": "gemma3-1b"},
-    "upstream": {"version": "0.1.7"},
+    "upstream": {"mode": "patched", "version": "0.1.7"},
+    "phases": [],
     "programs": [
         {"name": "values", "micro_batch": 4, "fits": True, "temp_bytes": 7, "flops": 8},
         {"name": "values", "micro_batch": 16, "fits": True, "temp_bytes": 28, "flops": 32},
@@ -472,11 +480,12 @@ def test_a_wall_that_was_looked_for_counts_before_what_was_asked(tmp_path):
         ("[1]", "holds no JSON object"),
         ({"schema": "tunix-ppo-harness/result/1"}, "tunix-ppo-harness/result/1"),
         ({"schema": "tunix-ppo-harness/baseline/9"}, "tunix-ppo-harness/baseline/9"),
-        ({"schema": "tunix-ppo-harness/baseline/1"}, "lacks a part"),
+        ({"schema": "tunix-ppo-harness/baseline/1"}, "of kind baseline, but kind: Field required"),
+        ({**PLAN, "programs": [{"name": "values"}]}, "of kind plan, but programs.0.micro_batch"),
         ({**PLAN, "schema": "somebody/else/1"}, "somebody/else/1"),
         ({}, "names no schema"),
         (bench_json(version="4.0.0"), "pytest-benchmark 4.0.0"),
-        (bench_json(harness=None), "does not tell the conditions"),
+        (bench_json(harness=None), "does not hold the conditions"),
         (bench_json(harness={"schema": "tunix-ppo-harness/bench/9"}), "bench/9"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
@@ -581,12 +590,26 @@ def test_the_command_writes_what_it_says_and_exits_as_it_answers(tmp_path, capsy
 
 def run_json(seed, accuracy, reward=0.5, **recipe):
     return {
-        "schema": learning.RESULT_SCHEMA,
+        "schema": run.SCHEMA,
         "recipe": {"name": "tiny", "seed": seed, **recipe},
+        "environment": {},
         "upstream": {"version": "0.1.7", "mode": "patched"},
-        "baseline": {"accuracy": 0.3},
-        "trained": {"accuracy": accuracy},
-        "steps": [{"reward_mean": reward - 0.1}, {"reward_mean": reward + 0.1}],
+        "baseline": evaluated(0.3),
+        "trained": evaluated(accuracy),
+        "steps": [
+            {"step": 1, "reward_mean": reward - 0.1},
+            {"step": 2, "reward_mean": reward + 0.1},
+        ],
+        "phases": [],
+    }
+
+
+def evaluated(accuracy):
+    return {
+        "accuracy": accuracy,
+        "format_accuracy": 1.0,
+        "total": 512,
+        "accuracy_ci95": [max(0, accuracy - 0.01), min(1, accuracy + 0.01)],
     }
 
 
@@ -676,7 +699,9 @@ def test_runs_that_are_not_of_one_recipe_or_of_one_seed_are_refused(tmp_path):
         (run_json(1, 0.5, batch=2), "recipe.batch"),
         (run_json(0, 0.6), "same seed"),
         ({"schema": "tunix-ppo-harness/result/9"}, "result/9"),
-        ({**run_json(1, 0.5), "steps": []}, "tells of no step"),
+        ({**run_json(1, 0.5), "steps": []}, "has no step"),
+        ({**run_json(1, 0.5), "steps": [{"step": 1}]}, "without a finite reward"),
+        ({**run_json(1, 0.5), "trained": {}}, "of kind run, but trained.accuracy"),
     ):
         with pytest.raises(HarnessError, match=said):
             learning.from_results([first, written(tmp_path, tree, "1.json")])
@@ -704,7 +729,7 @@ if "--core" in arguments:
 def say(tree):
     print(json.dumps(tree), flush=True)
 head = {"schema": "tunix-ppo-harness/bench/1", "conditions": {"backend": "cpu"},
-        "recipe": {}, "judged": {"google-tunix": "1"}, "environment": {"cpu": 1}}
+        "recipe": {}, "judged": {"google-tunix": "1"}, "environment": {"cpu": {"count": 1}}}
 def work(passes):
     total = 0
     for _ in range(passes):

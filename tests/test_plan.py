@@ -160,6 +160,14 @@ def test_the_picture_shows_every_phase_and_the_limit(planned):
     words = {element.text for element in drawn.iter() if element.tag.endswith("text")}
     assert {phase["name"] for phase in plan["phases"]} <= words
     assert f"limit {10**7 / GIB:.2f} GiB" in words
+    assert picture.draw(plan) == picture.draw(plan)
+
+
+def test_the_picture_shows_a_phase_that_the_compiler_refused(planned):
+    plan = make_plan(planned, 10**7, 1000)
+    plan["phases"][0] |= {"peak_bytes": None, "fits": False, "parts": []}
+    words = {element.text for element in ElementTree.fromstring(picture.draw(plan)).iter()}
+    assert "refused" in words
 
 
 # The command.

@@ -427,13 +427,13 @@ def test_a_folder_is_one_process_s_until_it_dies(tmp_path, capsys):
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     out, recipe = tmp_path / "out", recipe_lib.load("tiny")
-    with pytest.raises(Killed), progress.claim(out, recipe, "mended", {}):
+    with pytest.raises(Killed), progress.claim(out, recipe, "patched", {}):
         raise Killed
     for folder in (out, out / "progress", out / "progress" / "stages"):
         folder.mkdir(exist_ok=True)
         (folder / ".result.json.0815cafe.tmp").write_text("half")
     (out / "mine.tmp").write_text("whole")
-    with progress.claim(out, recipe, "mended", {}, resume=True) as found:
+    with progress.claim(out, recipe, "patched", {}, resume=True) as found:
         assert found.resumed
         assert [each.name for each in out.rglob("*.tmp")] == ["mine.tmp"]
 

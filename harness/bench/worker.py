@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from harness import jsonlines, programs
+from harness.artifacts import bench
 
-SCHEMA = "tunix-ppo-harness/bench/1"
+SCHEMA = bench.SCHEMA
 SHAPING = (
     *("name", "model", "precision", "lora", "critic", "sharding", "rollout"),
     *("ppo", "batching", "optimizers"),
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> None:
 
     with compiles.Listener() as listener, lab_lib.Lab(recipe, mode=given.upstream) as lab:
         if given.command == "exact":
-            jsonlines.write(out, {**header(recipe), "benchmarks": exact(lab, listener)})
+            found = {**header(recipe), "benchmarks": exact(lab, listener)}
+            jsonlines.write(out, bench.Measured.model_validate(found).to_json())
         else:
             names = given.only or list(lab_lib.NAMES)
             calls = {name: lab.call(name) for name in names}
@@ -74,13 +76,13 @@ def header(recipe: Any) -> dict[str, Any]:
     from harness import recipe as recipe_lib
     from harness.measure import environment
 
-    return {
-        "schema": SCHEMA,
-        "conditions": environment.conditions(),
-        "recipe": shaping(recipe_lib.to_dict(recipe)),
-        "judged": {"google-tunix": environment.versions(["google-tunix"])["google-tunix"]},
-        "environment": environment.fingerprint(),
-    }
+    return bench.Header(
+        schema=bench.SCHEMA,
+        conditions=dict(environment.conditions()),
+        recipe=shaping(recipe_lib.to_dict(recipe)),
+        judged={"google-tunix": environment.versions(["google-tunix"])["google-tunix"]},
+        environment=environment.fingerprint(),
+    ).to_json()
 
 
 def shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from harness import checks, errors, upstream
+from harness.artifacts import check as artifact
 from harness.checks import property as property_lib
 from harness.checks.lab import Lab
 
@@ -74,36 +75,35 @@ class Report:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {
-            "mode": self.mode,
-            "version": self.version,
-            "ok": self.ok,
-            "properties": [
-                {
-                    "id": each.property.id,
-                    "area": each.property.area,
-                    "status": each.status,
-                    "tolerance": str(each.property.tolerance),
-                    "statement": each.property.statement,
-                    "said": each.said,
-                }
+        """Return the report as plain JSON values of `harness.artifacts.check.Check`."""
+        return artifact.Check(
+            mode=self.mode,
+            version=self.version,
+            properties=[
+                artifact.Property(
+                    id=each.property.id,
+                    area=each.property.area,
+                    status=each.status,
+                    tolerance=str(each.property.tolerance),
+                    statement=each.property.statement,
+                    said=list(each.said),
+                )
                 for each in self.outcomes
             ],
-            "defects": [
-                {
-                    "id": each.defect.id,
-                    "present": each.present,
-                    "fixed": each.fixed,
-                    "title": each.defect.title,
-                    "where": each.defect.where,
-                    "releases": list(each.defect.releases),
-                    "shown_by": list(each.defect.shown_by),
-                    "reproduction": each.reproduction and each.reproduction.output,
-                }
+            defects=[
+                artifact.Defect(
+                    id=each.defect.id,
+                    present=each.present,
+                    fixed=each.fixed,
+                    title=each.defect.title,
+                    where=each.defect.where,
+                    releases=list(each.defect.releases),
+                    shown_by=list(each.defect.shown_by),
+                    reproduction=each.reproduction and each.reproduction.output,
+                )
                 for each in self.findings
             ],
-        }
+        ).to_json()
 
 
 def check(

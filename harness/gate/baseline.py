@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from harness import files
+from harness.artifacts import gate as artifact
 from harness.errors import HarnessError
 from harness.gate import exact, records
 
@@ -44,14 +45,14 @@ def write(path: pathlib.Path, record: records.Record, reason: str) -> None:
     if not reason:
         raise HarnessError("a baseline is changed for a reason only: give --reason WHY")
     before = records.read(path, tuple(exact.FIGURES)).history if path.exists() else ()
-    tree = {
-        "schema": records.BASELINE_SCHEMA,
-        "kind": record.kind,
-        "judged": dict(record.judged),
-        "conditions": dict(sorted(record.conditions.items())),
-        "exact": {name: dict(figures) for name, figures in sorted(record.exact.items())},
-        "history": [*before, {"reason": reason, **record.judged}],
-    }
+    tree = artifact.Baseline(
+        schema=artifact.BASELINE_SCHEMA,
+        kind=record.kind,
+        judged=dict(record.judged),
+        conditions=dict(sorted(record.conditions.items())),
+        exact={name: dict(figures) for name, figures in sorted(record.exact.items())},
+        history=[*map(dict, before), {"reason": reason, **record.judged}],
+    ).to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(path, json.dumps(tree, indent=1) + "\n")
 

@@ -16,12 +16,13 @@ import numpy as np
 from scipy import stats
 
 from harness import files
+from harness.artifacts import gate as artifact
+from harness.artifacts import reading
+from harness.artifacts import run as run_artifact
 from harness.errors import HarnessError
 from harness.gate import records
 from harness.gate.verdict import Finding, Verdict
 
-SCHEMA = "tunix-ppo-harness/learning/1"
-RESULT_SCHEMA = "tunix-ppo-harness/result/1"
 ALPHA = 0.05
 FEWEST = 3
 _FIGURES = ("reward_area", "accuracy")
@@ -77,16 +78,7 @@ def from_results(paths: Sequence[pathlib.Path]) -> Runs:
       HarnessError: One cannot be read, has no steps, or they are not of one
         recipe with a seed each.
     """
-    found: list[tuple[pathlib.Path, dict[str, Any]]] = []
-    for path in paths:
-        file = path / "result.json" if path.is_dir() else path
-        tree = records.read_json(file)
-        if tree.get("schema") != RESULT_SCHEMA:
-            raise HarnessError(
-                f"{file} is of schema '{tree.get('schema')}', not '{RESULT_SCHEMA}': give the "
-                "result.json of a run of this version of the harness"
-            )
-        found.append((file, tree))
+    found = [_load(path / "result.json" if path.is_dir() else path) for path in paths]
     if not found:
         raise HarnessError("there is no run to judge: give the folders of some")
     first = _recipe(found[0][1])
@@ -101,8 +93,8 @@ def from_results(paths: Sequence[pathlib.Path]) -> Runs:
     runs = sorted((_run(file, tree) for file, tree in found), key=lambda run: run.seed)
     if len({run.seed for run in runs}) < len(runs):
         raise HarnessError("two of the runs have the same seed, so they are one: give others")
-    upstream = found[0][1]["upstream"]
-    judged = {"google-tunix": upstream["version"], "mode": upstream["mode"]}
+    upstream = found[0][1].upstream
+    judged = {"google-tunix": upstream.version, "mode": upstream.mode}
     return Runs(f"{len(runs)} runs", first, judged, tuple(runs))
 
 
@@ -123,21 +115,15 @@ def read(path: pathlib.Path) -> Runs:
             f"there is no reference {path}: make one with `gate --learning DIR... "
             "--update-baseline --reason WHY`"
         )
-    tree = records.read_json(path)
-    if tree.get("schema") != SCHEMA:
+    tree = reading.load(path)
+    schema = tree.get("schema") if isinstance(tree, dict) else None
+    if schema != artifact.LEARNING_SCHEMA:
         raise HarnessError(
-            f"{path} is of schema '{tree.get('schema')}', not '{SCHEMA}': make it anew"
+            f"{path} is of schema '{schema}', not '{artifact.LEARNING_SCHEMA}': make it anew"
         )
-    try:
-        return Runs(
-            path.name,
-            tree["recipe"],
-            tree["judged"],
-            tuple(Run(**run) for run in tree["runs"]),
-            tuple(tree["history"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise HarnessError(f"{path} lacks a part ({error}): make it anew") from None
+    found = reading.validated(path, "learning", artifact.Reference, tree)
+    runs = tuple(Run(**run.model_dump()) for run in found.runs)
+    return Runs(path.name, found.recipe, found.judged, runs, tuple(found.history))
 
 
 def write(path: pathlib.Path, runs: Runs, reason: str) -> None:
@@ -160,13 +146,13 @@ def write(path: pathlib.Path, runs: Runs, reason: str) -> None:
             f"{len(runs.runs)} run(s) are no reference: give those of {FEWEST} seeds or more"
         )
     before = read(path).history if path.exists() else ()
-    tree = {
-        "schema": SCHEMA,
-        "recipe": dict(sorted(runs.recipe.items())),
-        "judged": dict(runs.judged),
-        "runs": [dataclasses.asdict(run) for run in runs.runs],
-        "history": [*before, {"reason": reason, **runs.judged}],
-    }
+    tree = artifact.Reference(
+        schema=artifact.LEARNING_SCHEMA,
+        recipe=dict(sorted(runs.recipe.items())),
+        judged=dict(runs.judged),
+        runs=[artifact.LearnedRun(**dataclasses.asdict(run)) for run in runs.runs],
+        history=[*map(dict, before), {"reason": reason, **runs.judged}],
+    ).to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(path, json.dumps(tree, indent=1) + "\n")
 
@@ -248,21 +234,32 @@ def _finding(figure: str, reference: Runs, candidate: Runs, alpha: float) -> Fin
     return Finding("learning", figure, verdict, text, figures)
 
 
-def _recipe(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _load(file: pathlib.Path) -> tuple[pathlib.Path, run_artifact.Run]:
+    tree = reading.load(file)
+    kind, why = reading.recognise(file, tree)
+    if kind != "run":
+        raise HarnessError(
+            f"{file} is no result of a run ({why or f'it is a {kind}'}): give the result.json of "
+            "a run of this version of the harness"
+        )
+    return file, reading.validated(file, kind, run_artifact.Run, tree)
+
+
+def _recipe(result: run_artifact.Run) -> dict[str, Any]:
     # Where figures are sent has no part in what is learned.
-    groups = {name: group for name, group in tree["recipe"].items() if name != "metrics"}
+    groups = {name: group for name, group in result.recipe.items() if name != "metrics"}
     flat = records.flat(groups, "recipe")
-    del flat["recipe.seed"]
+    flat.pop("recipe.seed", None)
     return flat
 
 
-def _run(file: pathlib.Path, tree: Mapping[str, Any]) -> Run:
-    rewards = [step["reward_mean"] for step in tree["steps"]]
+def _run(file: pathlib.Path, result: run_artifact.Run) -> Run:
+    rewards = [step.reward_mean for step in result.steps]
     if not rewards:
-        raise HarnessError(f"{file} tells of no step: give a run that trained")
-    return Run(
-        seed=tree["recipe"]["seed"],
-        reward_area=float(np.mean(rewards)),
-        accuracy=tree["trained"]["accuracy"],
-        before=tree["baseline"]["accuracy"],
-    )
+        raise HarnessError(f"{file} has no step: give a run that trained")
+    finite = [each for each in rewards if each is not None]
+    if len(finite) < len(rewards):
+        raise HarnessError(f"{file} has steps without a finite reward: give a run without")
+    if not isinstance(seed := result.recipe.get("seed"), int):
+        raise HarnessError(f"{file} does not give the seed of its recipe: write it anew")
+    return Run(seed, float(np.mean(finite)), result.trained.accuracy, result.baseline.accuracy)

@@ -6,18 +6,13 @@ is judged (Tunix's version, the project's commit) need not.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.artifacts import bench, gate, plan, reading
 from harness.errors import HarnessError
 
-BENCH_SCHEMA = "tunix-ppo-harness/bench/1"
-BASELINE_SCHEMA = "tunix-ppo-harness/baseline/1"
-_PLAN_SCHEMA = "tunix-ppo-harness/plan/"
-# The layout of pytest-benchmark's JSON has not changed within these.
-_PYTEST_BENCHMARK = ("5",)
 _PLAN_FIGURES = ("argument_bytes", "output_bytes", "alias_bytes", "temp_bytes", "flops")
 _PLAN_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "qwix", "optax")
 
@@ -57,60 +52,40 @@ def read(path: pathlib.Path, figures: tuple[str, ...]) -> Record:
       The record.
 
     Raises:
-      HarnessError: It is not there, is no JSON, or is of a kind, schema or
-        tool version that is not known.
+      HarnessError: It is not there, is no JSON, lacks a part, or is of a kind,
+        schema or tool version that is not known.
     """
-    tree = read_json(path)
-    schema = tree.get("schema")
-    if schema == BASELINE_SCHEMA:
-        return _baseline(path, tree)
-    if schema == BENCH_SCHEMA:
-        return from_bench(path.name, tree, figures)
-    if (
-        "programs" in tree
-        and "chip" in tree
-        and str(schema or _PLAN_SCHEMA).startswith(_PLAN_SCHEMA)
-    ):
-        return _plan(path, tree)
-    if schema is None and "benchmarks" in tree and "machine_info" in tree:
-        return _pytest_benchmark(path, tree, figures)
-    said = f"its schema is '{schema}'" if schema else "it names no schema"
+    tree = reading.load(path)
+    schema = tree.get("schema") if isinstance(tree, dict) else None
+    if schema == gate.BASELINE_SCHEMA:
+        found = reading.validated(path, "baseline", gate.Baseline, tree)
+        return Record(
+            path.name,
+            found.kind,
+            found.conditions,
+            found.judged,
+            found.exact,
+            history=tuple(found.history),
+        )
+    if schema == bench.SCHEMA:
+        return from_bench(str(path), tree, figures)
+    kind, why = reading.recognise(path, tree)
+    if kind == "plan":
+        return _plan(path.name, reading.validated(path, kind, plan.Plan, tree))
+    if kind == "bench":
+        return _benchmarks(path, reading.validated(path, kind, bench.Bench, tree), figures)
     raise HarnessError(
-        f"{path} is nothing that the gate reads ({said}): give a file of "
+        f"{path} is nothing that the gate reads ({why or f'schema {schema!r}'}): give a file of "
         "`pytest --benchmark-json`, of `plan --json`, or a baseline of this version"
     )
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-      path: The file.
-
-    Returns:
-      The object.
-
-    Raises:
-      HarnessError: It is not there or is no JSON object.
-    """
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HarnessError(f"{path} cannot be read ({error.strerror}): give a JSON file") from None
-    except ValueError as error:
-        raise HarnessError(f"{path} is not JSON ({error}): write it anew") from None
-    if not isinstance(tree, dict):
-        raise HarnessError(f"{path} holds no JSON object: write it anew")
-    return tree
-
-
-def from_bench(label: str, tree: Mapping[str, Any], figures: tuple[str, ...]) -> Record:
+def from_bench(label: str, tree: Any, figures: tuple[str, ...]) -> Record:
     """Make a record of what a benchmark process printed.
 
     Args:
       label: Name in sentences.
-      tree: Of schema `BENCH_SCHEMA`: `conditions`, `recipe`, `judged`, and
-        `benchmarks` as name -> figures.
+      tree: JSON values of `harness.artifacts.bench.Measured`.
       figures: Names of the exact figures to take.
 
     Returns:
@@ -119,17 +94,10 @@ def from_bench(label: str, tree: Mapping[str, Any], figures: tuple[str, ...]) ->
     Raises:
       HarnessError: It is of another schema or lacks a part.
     """
-    if tree.get("schema") != BENCH_SCHEMA:
-        raise HarnessError(
-            f"{label} is of schema '{tree.get('schema')}', not '{BENCH_SCHEMA}': "
-            "measure it with this version of the harness"
-        )
-    try:
-        conditions = {**tree["conditions"], **flat(tree["recipe"], "recipe")}
-        exact = {name: _chosen(each, figures) for name, each in tree["benchmarks"].items()}
-        return Record(label, "benchmarks", conditions, dict(tree["judged"]), _filled(exact))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise HarnessError(f"{label} lacks a part ({error}): measure it anew") from None
+    found = reading.validated(label, "bench", bench.Measured, tree)
+    exact = {name: each.chosen(figures) for name, each in found.benchmarks.items()}
+    conditions = {**found.conditions, **flat(found.recipe, "recipe")}
+    return Record(label, "benchmarks", conditions, found.judged, _filled(exact))
 
 
 def differences(one: Record, other: Record) -> list[str]:
@@ -171,88 +139,49 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}.{name}", value
 
 
-def _chosen(found: Mapping[str, Any], figures: tuple[str, ...]) -> dict[str, int]:
-    return {name: int(found[name]) for name in figures if found.get(name) is not None}
-
-
 def _filled(exact: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
     return {name: figures for name, figures in exact.items() if figures}
 
 
-def _baseline(path: pathlib.Path, tree: Mapping[str, Any]) -> Record:
-    try:
-        return Record(
-            label=path.name,
-            kind=tree["kind"],
-            conditions=tree["conditions"],
-            judged=tree["judged"],
-            exact=tree["exact"],
-            history=tuple(tree["history"]),
-        )
-    except (KeyError, TypeError) as error:
+def _benchmarks(path: pathlib.Path, found: bench.Bench, figures: tuple[str, ...]) -> Record:
+    ours = found.harness
+    if ours is None or ours.schema_name != bench.SCHEMA:
         raise HarnessError(
-            f"{path} lacks a part ({error}): make it anew with `gate --update-baseline`"
-        ) from None
-
-
-def _pytest_benchmark(
-    path: pathlib.Path, tree: Mapping[str, Any], figures: tuple[str, ...]
-) -> Record:
-    version = str(tree.get("version"))
-    if version.split(".")[0] not in _PYTEST_BENCHMARK:
-        raise HarnessError(
-            f"{path} was written by pytest-benchmark {version}; this gate reads those of "
-            f"{' and '.join(_PYTEST_BENCHMARK)}.x: run the benchmarks again with one of them"
+            f"{path} does not hold the conditions of its figures (schema "
+            f"'{ours and ours.schema_name}', not '{bench.SCHEMA}'): write it with the benchmarks "
+            "of this version of the harness"
         )
-    ours = tree.get("harness")
-    if not isinstance(ours, Mapping) or ours.get("schema") != BENCH_SCHEMA:
-        said = ours.get("schema") if isinstance(ours, Mapping) else None
-        raise HarnessError(
-            f"{path} does not tell the conditions of its figures (schema '{said}', not "
-            f"'{BENCH_SCHEMA}'): write it with the benchmarks of this version of the harness"
-        )
-    exact = {each["name"]: _chosen(each["extra_info"], figures) for each in tree["benchmarks"]}
     return Record(
         label=path.name,
         kind="benchmarks",
-        conditions={**ours["conditions"], **flat(ours["recipe"], "recipe")},
-        judged=ours["judged"],
-        exact=_filled(exact),
-        seconds={
-            each["name"]: list(each["stats"].get("data") or [each["stats"]["median"]])
-            for each in tree["benchmarks"]
-        },
+        conditions={**ours.conditions, **flat(ours.recipe, "recipe")},
+        judged=ours.judged,
+        exact=_filled({each.name: each.extra_info.chosen(figures) for each in found.benchmarks}),
+        seconds={each.name: each.stats.data or [each.stats.median] for each in found.benchmarks},
     )
 
 
-def _plan(path: pathlib.Path, tree: Mapping[str, Any]) -> Record:
-    """Read compiled programs, and for each the largest micro-batch that fits."""
-    conditions: dict[str, Any] = {"chip": tree["chip"], "hbm_bytes": tree.get("hbm_bytes")}
-    if isinstance(recipe := tree.get("recipe"), Mapping):
-        conditions |= flat(recipe, "recipe")
-    packages = _plan_packages(tree)
+def _plan(label: str, found: plan.Plan) -> Record:
+    """Return compiled programs, and for each the largest micro-batch that fits."""
+    conditions: dict[str, Any] = {"chip": found.chip, "hbm_bytes": found.hbm_bytes}
+    conditions |= flat(found.recipe, "recipe")
     conditions |= {
-        f"packages.{name}": packages[name] for name in _PLAN_PACKAGES if name in packages
+        f"packages.{name}": found.versions[name]
+        for name in _PLAN_PACKAGES
+        if name in found.versions
     }
     exact: dict[str, dict[str, int]] = {}
-    walls: dict[str, int] = {}
-    for program in tree["programs"]:
-        name, rows = program["name"], int(program["micro_batch"])
-        exact[f"plan/{name}[{rows}]"] = _chosen(program, _PLAN_FIGURES)
-        walls[name] = max(walls.get(name, 0), rows if program.get("fits") else 0)
-    for wall in tree.get("walls") or ():
-        # Looked for, and so closer than what was asked for by size.
-        walls[wall["name"]] = int(wall["compiles"] or 0)
-    exact |= {f"plan/wall/{name}": {"wall_micro_batch": rows} for name, rows in walls.items()}
-    upstream = tree.get("upstream") or {}
-    judged = {"google-tunix": upstream.get("version"), "commit": tree.get("commit")}
-    return Record(path.name, "plan", conditions, judged, _filled(exact))
-
-
-def _plan_packages(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    for place in (tree.get("environment"), tree.get("compiler"), tree):
-        if isinstance(place, Mapping):
-            for name in ("packages", "versions"):
-                if isinstance(found := place.get(name), Mapping):
-                    return found
-    return {}
+    largest: dict[str, int] = {}
+    for program in found.programs:
+        name, size = program.name, program.micro_batch
+        figures = {figure: getattr(program, figure) for figure in _PLAN_FIGURES}
+        exact[f"plan/{name}[{size}]"] = {
+            figure: int(value) for figure, value in figures.items() if value is not None
+        }
+        largest[name] = max(largest.get(name, 0), size if program.fits else 0)
+    # What was searched for is closer than what was asked for by size.
+    largest |= {each.name: each.compiles or 0 for each in found.walls}
+    exact |= {f"plan/wall/{name}": {"wall_micro_batch": size} for name, size in largest.items()}
+    version = found.upstream.version if found.upstream else None
+    judged = {"google-tunix": version, "commit": found.commit}
+    return Record(label, "plan", conditions, judged, _filled(exact))

@@ -5,7 +5,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any, Literal
 
-SCHEMA = "tunix-ppo-harness/gate/1"
+from harness.artifacts import gate as artifact
+from harness.artifacts import parts
 
 Tier = Literal["exact", "time", "learning"]
 TIERS: tuple[Tier, ...] = ("exact", "time", "learning")
@@ -50,15 +51,15 @@ class Finding:
     text: str
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "tier": self.tier,
-            "subject": self.subject,
-            "verdict": str(self.verdict),
-            "text": self.text,
-            "figures": dict(self.figures),
-        }
+    def artifact(self) -> artifact.Finding:
+        """Return the finding as it is written."""
+        return artifact.Finding(
+            tier=self.tier,
+            subject=self.subject,
+            verdict=self.verdict.value,
+            text=self.text,
+            figures=artifact.Figures(**self.figures),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,21 +95,21 @@ class Report:
         return tuple(finding for finding in self.findings if finding.tier == tier)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "schema": SCHEMA,
-            "verdict": str(self.verdict),
-            "baseline": self.baseline,
-            "candidate": self.candidate,
-            "tiers": {
+        """Return plain JSON values of `harness.artifacts.gate.Gate`."""
+        return artifact.Gate(
+            schema=artifact.SCHEMA,
+            verdict=self.verdict.value,
+            baseline=self.baseline,
+            candidate=self.candidate,
+            tiers={
                 tier: str(worst(each.verdict for each in found))
                 for tier in TIERS
                 if (found := self.of(tier))
             },
-            "findings": [finding.to_dict() for finding in self.findings],
-            "environment": dict(self.environment),
-            "evidence": dict(self.evidence),
-        }
+            findings=[finding.artifact() for finding in self.findings],
+            environment=parts.Environment.model_validate(self.environment),
+            evidence=dict(self.evidence),
+        ).to_json()
 
     def to_markdown(self) -> str:
         """Write the summary for a continuous-integration page.

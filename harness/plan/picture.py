@@ -3,32 +3,42 @@
 `python -m harness.plan.picture PLAN.json OUT.svg` draws it.
 """
 
-import html
-import json
+import io
 import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from harness import crash, errors, files
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
-GIB = 2**30
-_WIDTH, _LEFT, _RIGHT, _TOP = 860, 130, 40, 58
-_BAR, _GAP = 30, 16
-# Kinds of memory in the order of the stack, each with its colour (Okabe and Ito).
-# A part is of the first kind whose beginnings its name has.
-_KINDS = (
-    ("actor, frozen base", "#0072B2", ("actor base",)),
-    ("actor, LoRA and its optimizer", "#56B4E9", ("actor ",)),
-    ("critic, its optimizer", "#8FD3BD", ("critic ",)),
-    ("critic, weights", "#009E73", ("critic",)),
-    ("cache, inputs, batches", "#F0E442", ("key-value", "inputs", "cached")),
-    ("results with room of their own", "#CC79A7", ("results",)),
-    ("temporaries", "#D55E00", ("temporaries", "the program")),
-    ("code", "#777777", ("code",)),
+from harness import crash, files
+from harness.artifacts import reading
+from harness.artifacts.plan import GIB, MEMORY_KINDS, Plan, by_kind
+
+# Of the kinds of memory, in their order (Okabe and Ito; greys for code and for what is left).
+_COLOURS = (
+    *("#0072B2", "#56B4E9", "#8FD3BD", "#009E73", "#F0E442"),
+    *("#CC79A7", "#D55E00", "#777777", "#9AA3AD"),
 )
+_LIMIT = "#B00020"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tunix-ppo-harness",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 12,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "ytick.major.size": 0,
+    "grid.color": "#dddddd",
+}
 
 
+@matplotlib.rc_context(_STYLE)
 def draw(plan: Mapping[str, Any]) -> str:
     """Draw a plan.
 
@@ -36,94 +46,51 @@ def draw(plan: Mapping[str, Any]) -> str:
       plan: As JSON.
 
     Returns:
-      An SVG.
+      An SVG, the same for the same plan.
     """
-    limit = plan["hbm_bytes"]
-    phases = plan["phases"]
-    peaks = [phase["peak_bytes"] or 0 for phase in phases]
-    scale = (_WIDTH - _LEFT - _RIGHT) / (max(limit, *peaks) * 1.04)
-    bottom = _TOP + len(phases) * (_BAR + _GAP)
-    legend = -(-len(_KINDS) // 3)
-    height = bottom + 44 + 20 * legend
-    model, chip = plan["recipe"]["name"], plan["chip"]
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
-        f'width="{_WIDTH}" height="{height}" font-family="sans-serif" font-size="13">',
-        f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
-        _text(16, 24, f"HBM of a chip by phase: {model} on {chip}", size=16, weight="bold"),
-    ]
-    for tick in range(0, int(limit / GIB) + 1, 5):
-        x = _LEFT + tick * GIB * scale
-        out.append(_line(x, _TOP - 6, x, bottom, "#dddddd"))
-        out.append(_text(x, bottom + 16, f"{tick}", anchor="middle", colour="#555555"))
-    labels: list[str] = []
-    for place, phase in enumerate(phases):
-        y = _TOP + place * (_BAR + _GAP)
-        out.append(_text(_LEFT - 8, y + 20, phase["name"], anchor="end"))
-        x = float(_LEFT)
-        for kind, colour, size in _stack(phase["parts"]):
-            width = size * scale
-            out.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{_BAR}" fill="{colour}">'
-                f"<title>{html.escape(f'{kind}: {size / GIB:.2f} GiB')}</title></rect>"
-            )
-            x += width
-        said = "refused" if phase["peak_bytes"] is None else f"{phase['peak_bytes'] / GIB:.1f}"
-        labels.append(_text(x + 5, y + 20, said, colour="#222222", halo=True))
-    x = _LEFT + limit * scale
-    out += [_line(x, _TOP - 12, x, bottom, "#B00020", 2), *labels]
-    label = f"limit {limit / GIB:.2f} GiB"
-    out.append(_text(x - 4, _TOP - 14, label, anchor="end", colour="#B00020"))
-    out.append(_text(_WIDTH - _RIGHT, bottom + 16, "GiB", anchor="end", colour="#555555"))
-    for place, (kind, colour, _) in enumerate(_KINDS):
-        x, y = 16 + place % 3 * 280, bottom + 36 + place // 3 * 20
-        out.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{colour}"/>')
-        out.append(_text(x + 18, y + 11, kind))
-    return "\n".join([*out, "</svg>"]) + "\n"
-
-
-def _stack(parts: list[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
-    """Add parts up by kind, in the order of the kinds."""
-    sums = dict.fromkeys((kind for kind, _, _ in _KINDS), 0)
-    for part in parts:
-        sums[_kind(part["name"])] += part["bytes"]
-    return [(kind, colour, sums[kind]) for kind, colour, _ in _KINDS if sums[kind] > 0]
-
-
-def _kind(name: str) -> str:
-    exact = {names[0]: kind for kind, _, names in _KINDS}
-    if name in exact:
-        return exact[name]
-    return next(kind for kind, _, names in _KINDS if any(name.startswith(start) for start in names))
-
-
-def _text(
-    x: float,
-    y: float,
-    said: str,
-    *,
-    anchor: str = "start",
-    colour: str = "#000000",
-    size: int = 13,
-    weight: str = "normal",
-    halo: bool = False,
-) -> str:
-    around = ' paint-order="stroke" stroke="#ffffff" stroke-width="4"' if halo else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" '
-        f'font-size="{size}" font-weight="{weight}"{around}>{html.escape(said)}</text>'
+    found = Plan.model_validate(plan)
+    figure = Figure(figsize=(9, 1.6 + 0.45 * len(found.phases)), layout="constrained")
+    axes = figure.add_subplot()
+    colours = dict(zip((kind for kind, _ in MEMORY_KINDS), _COLOURS, strict=True))
+    stacks = [by_kind(phase.parts) for phase in found.phases]
+    starts = [0.0] * len(stacks)
+    for kind, colour in colours.items():
+        sizes = [stack.get(kind, 0) / GIB for stack in stacks]
+        if any(sizes):
+            axes.barh(range(len(stacks)), sizes, 0.66, left=starts, color=colour, label=kind)
+        starts = [start + size for start, size in zip(starts, sizes, strict=True)]
+    for place, phase in enumerate(found.phases):
+        peak = phase.peak_bytes
+        text = "refused" if peak is None else f"{peak / GIB:.1f}"
+        axes.annotate(
+            text, ((peak or 0) / GIB, place), (5, 0), textcoords="offset points", va="center"
+        )
+    limit = found.hbm_bytes / GIB
+    axes.axvline(limit, color=_LIMIT, linewidth=2)
+    axes.annotate(
+        f"limit {limit:.2f} GiB",
+        (limit, 1),
+        (0, 4),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color=_LIMIT,
+        ha="right",
     )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: int = 1) -> str:
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
-        f'stroke="{colour}" stroke-width="{width}"/>'
-    )
+    title = f"HBM of a chip by phase: {found.recipe.get('name', 'a recipe')} on {found.chip}"
+    axes.set_title(title, loc="left", pad=22, fontweight="bold")
+    axes.set_yticks(range(len(stacks)), [phase.name for phase in found.phases])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("GiB")
+    axes.grid(axis="x")
+    figure.legend(loc="outside lower left", ncols=3, frameon=False)
+    out = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(out, metadata={"Title": title, "Date": None, "Creator": None})
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 
 def main(arguments: list[str]) -> None:
-    """Read a plan and writes its picture.
+    """Read a plan and write its picture.
 
     Args:
       arguments: The plan's file, and the picture's.
@@ -132,11 +99,7 @@ def main(arguments: list[str]) -> None:
       HarnessError: The plan cannot be read, or the picture not be written.
     """
     source, target = (pathlib.Path(each) for each in arguments)
-    try:
-        plan = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.HarnessError(f"plan {source} cannot be read: {error}") from None
-    files.write_whole(target, draw(plan))
+    files.write_whole(target, draw(reading.load(source)))
 
 
 if __name__ == "__main__":

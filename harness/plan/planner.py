@@ -61,6 +61,7 @@ class Planner:
         self.recipe, self.compiler = recipe, compiler
         self.mode: upstream.Mode = mode
         self.slice = compiler.slice
+        self.selection = fixes
         self.fixes = upstream.choose_fixes(mode, fixes)
 
     def sequences(self, program: str) -> int:

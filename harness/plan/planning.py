@@ -6,11 +6,10 @@ from typing import Any
 
 from harness import programs, upstream
 from harness import recipe as recipe_lib
+from harness.artifacts import plan as artifact
 from harness.plan import bounds, largest, roofline, shapes, sizes, store
 from harness.plan.phases import phases
 from harness.plan.planner import Compiled, Planner
-
-SCHEMA = "tunix-ppo-harness/plan/1"
 
 
 def make(
@@ -48,7 +47,7 @@ def make(
     resident, *compiled = planner.at_once(calls)
     compiled.sort(key=lambda each: (chosen.index(each.program), each.sequences))
     found = phases(compiled, resident, limit, recipe)
-    return {
+    tree = {
         **header(planner, recipe),
         "resident": resident,
         "programs": [program_to_dict(each, planner) for each in compiled],
@@ -59,6 +58,7 @@ def make(
         "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},
         "fits": all(phase.fits for phase in found),
     }
+    return artifact.Plan.model_validate(tree).to_json()
 
 
 def header(planner: Planner, recipe: recipe_lib.Recipe) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def header(planner: Planner, recipe: recipe_lib.Recipe) -> dict[str, Any]:
       recipe: What is planned.
     """
     return {
-        "schema": SCHEMA,
+        "schema": artifact.SCHEMA,
         "chip": planner.slice.name,
         "chips": planner.slice.count,
         "hbm_bytes": planner.slice.chip.hbm_bytes,

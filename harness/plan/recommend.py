@@ -6,6 +6,7 @@ from typing import Any
 
 from harness import programs
 from harness import recipe as recipe_lib
+from harness.artifacts import plan as artifact
 from harness.plan import bounds, changes, options, planning, roofline, search
 from harness.plan.planner import MARGIN, Planner
 from harness.plan.settings import COMFORT, Recommender
@@ -36,7 +37,7 @@ def make(
     """
     found = recommend(planner, allow=allow, certain=certain, progress=progress)
     if found["recipe"] is None:
-        return {
+        tree = {
             **planning.header(planner, planner.recipe),
             "resident": [],
             "programs": [],
@@ -47,8 +48,15 @@ def make(
             "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},
             "fits": False,
         }
-    chosen = Planner(recipe_lib.from_dict(found["recipe"]), planner.mode, planner.compiler)
-    return {**planning.make(chosen), "recommendation": found}
+        return artifact.Plan.model_validate(tree).to_json()
+    chosen = Planner(
+        recipe_lib.from_dict(found["recipe"]),
+        planner.mode,
+        planner.compiler,
+        fixes=planner.selection,
+    )
+    tree = {**planning.make(chosen), "recommendation": found}
+    return artifact.Plan.model_validate(tree).to_json()
 
 
 @dataclasses.dataclass(frozen=True)

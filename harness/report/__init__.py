@@ -1,26 +1,21 @@
 """One page that a person wants to open, from any number of results.
 
-It needs no other file, no network and no script. It reads JSON alone, and so
-imports nothing of the harness but its errors and files.
+It needs no other file, no network and no script. It reads JSON through
+`harness.artifacts` alone.
 """
 
+import importlib
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from harness.report import (
-    conformance,
-    gating,
-    learning,
-    memory,
-    page,
-    reading,
-    sizes,
-    timing,
-    verdicts,
-)
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.report.reading import Sources
 
 
-def make(paths: Sequence[pathlib.Path]) -> tuple[str, reading.Sources]:
+def make(paths: Sequence[pathlib.Path]) -> tuple[str, "Sources"]:
     """Make the page.
 
     The same results give the same page, byte for byte.
@@ -32,43 +27,18 @@ def make(paths: Sequence[pathlib.Path]) -> tuple[str, reading.Sources]:
       HTML, and what it was made from.
 
     Raises:
-      HarnessError: A result cannot be used, there is none, or jinja2 is not
-        installed.
+      HarnessError: A result cannot be used, there is none, or what the page is
+        made with is not installed.
     """
+    for name in ("jinja2", "matplotlib"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise HarnessError(
+                f"the page is made with {name}, which is not installed: "
+                "pip install 'tunix-ppo-harness[report]'"
+            ) from None
+    from harness.report import reading, sections
+
     sources = reading.read(paths)
-    answers = verdicts.answers(sources)
-    sections = (
-        verdicts.environment(sources),
-        learning.section(sources),
-        conformance.section(sources),
-        memory.section(sources),
-        sizes.section(sources),
-        timing.section(sources),
-        gating.section(sources),
-        _files(sources),
-    )
-    return page.render(verdicts.headline(answers), answers, sections), sources
-
-
-def _files(sources: reading.Sources) -> page.Section:
-    parts: list[page.Part] = [
-        page.Table(
-            head=("result", "file"),
-            rows=tuple((each.name, str(each.path)) for each in sources.used),
-            basis=(),
-            caption="Used",
-            code=frozenset({1}),
-        )
-    ]
-    if sources.skipped:
-        parts.append(
-            page.Table(
-                head=("file", "why it is no result"),
-                rows=tuple((str(each.path), each.why) for each in sources.skipped),
-                basis=(),
-                caption=f"Skipped: {len(sources.skipped)} JSON files of the folders",
-                folded=True,
-                code=frozenset({0}),
-            )
-        )
-    return page.Section("files", "What this page was made from", tuple(parts))
+    return sections.page(sources), sources

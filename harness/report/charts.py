@@ -5,10 +5,26 @@ phone as on a desk.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from harness.report import svg
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from harness.report import forms
+from harness.report.drawing import CHARACTER, COLOURS, Drawing, plain, styled
+
+Form = Callable[[float], str]
+_STEPS = [1, 2, 2.5, 5, 10]
+# Below this width names stand over bars and marks, not before them.
+_NARROW = 500
+# Styles of lines: width, opacity, whether there is a dot at each point.
+_LINES = {
+    "line": (2.25, 1.0, False),
+    "thin": (1.25, 1.0, False),
+    "faint": (1.0, 0.32, False),
+    "dots": (1.5, 1.0, True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,15 +32,12 @@ class Series:
     """A line.
 
     Attributes:
-      name: Written at its end.
-      points: Places and values; a value that is none breaks the line.
-      tone: Class of its colour.
-      style: `line`, `faint` (what varies behind a line), or `dots` (a line
-        with a dot at each point).
+      points: Places and values; a value that is None breaks the line.
+      tone: Name of its colour.
+      style: `line`, `thin`, `faint` (what varies behind a line), or `dots`.
       spans: Intervals: place, low, high.
     """
 
-    name: str
     points: tuple[tuple[float, float | None], ...]
     tone: str
     style: str = "line"
@@ -33,40 +46,43 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A line that is not data: a limit, a wall, what nothing may cross.
+    """A line that is not data: a limit that nothing may cross.
 
     Attributes:
       at: Its value.
       name: Written beside it.
       axis: `x` for an upright line at a place, `y` for a level one at a value.
-      style: Class: `limit`, `guess` for one that was only estimated, or `zero`.
+      estimated: Whether it was only estimated.
+      tone: Name of its colour.
     """
 
     at: float
     name: str
     axis: str = "y"
-    style: str = "limit"
+    estimated: bool = False
+    tone: str = "no"
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """What an axis says.
+    """An axis.
 
     Attributes:
       title: What is measured, and its unit.
       form: Writes a value at a tick.
-      log: Whether ticks lie at powers of two.
-      low: Where it begins; with the data if none.
+      log: Whether equal ratios are equally far apart.
+      low: Where it begins, unless data lie beyond; None for with the data.
       high: Where it ends at least.
     """
 
     title: str
-    form: svg.Format = svg.number
+    form: Form = forms.number
     log: bool = False
     low: float | None = None
     high: float | None = None
 
 
+@styled
 def lines(
     series: Sequence[Series],
     x: Axis,
@@ -77,180 +93,107 @@ def lines(
     height: float,
     rules: Sequence[Rule] = (),
 ) -> str:
-    """Draw values over places, with intervals, limits, and names at the lines' ends.
+    """Draw values over places, with intervals and limits.
 
     Args:
       series: The lines; at least one has a value.
       x: The places' axis.
       y: The values' axis.
       label: What a person who cannot see it should know.
-      width: Of the drawing.
-      height: Of the drawing.
+      width: Of the drawing, in pixels.
+      height: Of the drawing, in pixels.
       rules: Lines that are not data.
 
     Returns:
       SVG.
     """
-    places = [point[0] for each in series for point in each.points]
-    values = [point[1] for each in series for point in each.points if point[1] is not None]
-    values += [end for each in series for span in each.spans for end in span[1:]]
-    places += [rule.at for rule in rules if rule.axis == "x"]
-    values += [rule.at for rule in rules if rule.axis == "y"]
-    low, high = _range(values, y.low, y.high)
-    marks = svg.ticks(low, high)
-    named = [each for each in series if each.name and each.style != "faint"]
-    left = max(svg.text_width(y.form(mark)) for mark in marks) + 14
-    room = max((svg.text_width(each.name) for each in named), default=0) + 16
-    right = min(max(room, 16), 0.32 * width)
-    upright, level = ([rule for rule in rules if rule.axis == axis] for axis in "xy")
-    top = 30 if not upright else 20 + 16 * (len(upright) + bool(level))
-    bottom = height - 42
-    across = _places(places, x, left + 6, width - right)
-    up = svg.Scale(low, high, bottom, top)
-    out = [svg.text(0, 13, y.title, "muted")]
-    for mark in marks:
-        out.append(svg.line(left, up(mark), width - right, up(mark), "grid"))
-        out.append(svg.text(left - 7, up(mark) + 4.5, y.form(mark), "muted", "end"))
-    for mark in _place_ticks(across, x, sorted(set(places)), width - right - left):
-        out.append(svg.line(across(mark), bottom, across(mark), bottom + 4, "axis"))
-        out.append(svg.text(across(mark), bottom + 18, x.form(mark), "muted", "middle"))
-    out.append(svg.line(left, bottom, width - right, bottom, "axis"))
-    out.append(svg.text(width - right, bottom + 36, x.title, "muted", "end"))
+    drawing = Drawing(width, height)
+    axes = drawing.axes
+    places = sorted({place for each in series for place, _ in each.points})
+    _places(drawing, x, places)
     for each in sorted(series, key=lambda each: each.style != "faint"):
-        out += _one_line(each, across, up)
-    out += _rules(rules, across, up, left, width - right, top)
-    out += _end_names(named, across, up, width, top, bottom)
-    return svg.drawing(width, height, label, out)
+        _line(drawing, each)
+    upright = [rule for rule in rules if rule.axis == "x"]
+    for above, rule in enumerate(upright):
+        _upright(drawing, rule, above)
+    for rule in rules:
+        if rule.axis == "y":
+            axes.axhline(rule.at, color=COLOURS[rule.tone], linewidth=2)
+            at = {"xycoords": ("axes fraction", "data"), "xytext": (4, 4)}
+            drawing.write(rule.name, (0, rule.at), rule.tone, **at)
+            axes.update_datalim([(places[0], rule.at * 1.12)])
+    axes.grid(visible=False, axis="x")
+    axes.set_title(y.title, pad=10 + 16 * len(upright))
+    axes.margins(y=0.05)
+    low, high = axes.dataLim.intervaly
+    if y.low is not None and low >= y.low:
+        axes.set_ylim(bottom=y.low, top=None if high > y.low else y.low + 1)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: y.form(value)))
+    return drawing.svg(label)
 
 
-def _range(values: Sequence[float], low: float | None, high: float | None) -> tuple[float, float]:
-    # What lies beyond a bound that was asked for is shown all the same.
-    bottom = min(low if low is not None else math.inf, *values, math.inf)
-    top = max(high if high is not None else -math.inf, *values, -math.inf)
-    if top <= bottom:
-        reach = abs(top) * 0.1 or 1.0
-        bottom, top = bottom - (0 if low is not None else reach), top + reach
-    top += (top - bottom) * (0.04 if high is None or top > high else 0)
-    if low is None:
-        bottom -= (top - bottom) * 0.04
-    return bottom, top
-
-
-def _places(places: Sequence[float], x: Axis, start: float, end: float) -> svg.Scale:
-    low, high = min(places), max(places)
-    if low == high:
-        low, high = (low / 2, high * 2) if x.log else (low - 1, high + 1)
+def _places(drawing: Drawing, x: Axis, places: Sequence[float]) -> None:
+    axes = drawing.axes
+    axes.set_xlabel(x.title)
     if x.log:
-        # Air, so that the first and last sizes do not lie on the frame.
-        low, high = low / 1.25, high * 1.25
-    return svg.Scale(low, high, start, end, x.log)
+        axes.set_xscale("log", base=2)
+        axes.margins(x=0.08)
+        # The sizes themselves, from the largest on, as many as there is room for.
+        widest = max(len(x.form(place)) for place in places) * CHARACTER + 10
+        every = math.ceil(len(places) * widest / (drawing.width - 60))
+        axes.set_xticks(places[::-1][::every], minor=False)
+        axes.set_xticks([], minor=True)
+        if len(places) == 1:
+            axes.set_xlim(places[0] / 2, places[0] * 2)
+    else:
+        axes.margins(x=0.01)
+        bins = max(2, min(8, int(drawing.width / 70)))
+        whole = all(float(place).is_integer() for place in places)
+        axes.xaxis.set_major_locator(MaxNLocator(bins, integer=whole, steps=_STEPS))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x.form(value)))
 
 
-def _place_ticks(across: svg.Scale, x: Axis, places: list[float], room: float) -> list[float]:
-    if x.log:
-        # The sizes themselves, from the largest on, as long as there is room.
-        kept: list[float] = []
-        for place in reversed(places):
-            wide = svg.text_width(x.form(place)) + 8
-            if not kept or across(kept[-1]) - across(place) >= wide:
-                kept.append(place)
-        return kept
-    widest = max(svg.text_width(x.form(place)) for place in places) + 24
-    found = svg.ticks(across.low, across.high, max(2, min(8, int(room / widest))))
-    whole = all(float(place).is_integer() for place in places)
-    return [mark for mark in found if not whole or float(mark).is_integer()] or places[:1]
+def _line(drawing: Drawing, series: Series) -> None:
+    width, opacity, dots = _LINES[series.style]
+    colour = COLOURS[series.tone]
+    known = [value for _, value in series.points if value is not None]
+    mark = {"marker": "o", "markersize": 7, "markeredgecolor": COLOURS["page"]}
+    drawing.axes.plot(
+        [place for place, _ in series.points],
+        [math.nan if value is None else value for _, value in series.points],
+        color=colour,
+        linewidth=width,
+        alpha=opacity,
+        **(mark if dots or len(known) == 1 else {}),
+    )
+    for place, low, high in series.spans:
+        drawing.axes.vlines(place, low, high, color=colour, linewidth=2.25, zorder=1.5)
 
 
-def _one_line(series: Series, across: svg.Scale, up: svg.Scale) -> list[str]:
-    points = [(across(at), up(value)) if value is not None else None for at, value in series.points]
-    out = [
-        svg.line(across(at), up(low), across(at), up(high), f"whisker {series.tone}")
-        for at, low, high in series.spans
-    ]
-    out.append(svg.path(points, f"{series.style} {series.tone}"))
-    lone = sum(point is not None for point in points) == 1
-    if series.style == "dots" or lone:
-        out += [svg.dot(*point, f"dot {series.tone}") for point in points if point is not None]
-    return out
+def _upright(drawing: Drawing, rule: Rule, above: int) -> None:
+    """Draw an upright line, its name over the axes, the next one's above the last one's."""
+    axes = drawing.axes
+    if rule.estimated:
+        axes.axvline(rule.at, color=COLOURS[rule.tone], linewidth=1.5, linestyle=(0, (3, 2)))
+    else:
+        axes.axvline(rule.at, color=COLOURS[rule.tone], linewidth=2)
+    _name(drawing, rule, above)
 
 
-def _rules(
-    rules: Sequence[Rule],
-    across: svg.Scale,
-    up: svg.Scale,
-    left: float,
-    right: float,
-    top: float,
-) -> list[str]:
-    level = [rule for rule in rules if rule.axis == "y"]
-    # The leftmost is named lowest, so that no line runs through another's name.
-    upright = sorted((rule for rule in rules if rule.axis == "x"), key=lambda rule: rule.at)
-    above = top - 6 - (16 if level and upright else 0)
-    lines, names = [], []
-    for rule in level:
-        lines.append(svg.line(left, up(rule.at), right, up(rule.at), rule.style))
-        names.append(svg.text(left + 6, up(rule.at) - 5, rule.name, f"{rule.style}-name halo"))
-    for place, rule in enumerate(upright):
-        x, y = across(rule.at), above - 16 * place
-        lines.append(svg.line(x, y + 3, x, up.start, rule.style))
-        anchor, at = ("end", x) if x - svg.text_width(rule.name) > 0 else ("start", 0)
-        names.append(svg.text(at, y, rule.name, f"{rule.style}-name halo", anchor))
-    return [*lines, *names]
-
-
-def _end_names(
-    series: Sequence[Series],
-    across: svg.Scale,
-    up: svg.Scale,
-    width: float,
-    top: float,
-    bottom: float,
-) -> list[str]:
-    """Write each line's name at its end, pushed apart where they would lie on each other."""
-    ends = []
-    for each in series:
-        last = next((p for p in reversed(each.points) if p[1] is not None), None)
-        if last is not None and last[1] is not None:
-            ends.append((up(last[1]), across(last[0]), each))
-    ends.sort(key=lambda end: end[0])
-    places = apart([end[0] + 4.5 for end in ends], 15, top + 8, bottom)
-    return [
-        svg.text(x + 8, y, svg.shorten(each.name, width - x - 10), f"name {each.tone}")
-        for y, (_, x, each) in zip(places, ends, strict=True)
-    ]
-
-
-def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move places that are in order as little as it takes to lie a gap apart.
-
-    Args:
-      places: In rising order.
-      gap: Least distance.
-      low: None lies below, as far as there is room.
-      high: None lies above, as far as there is room.
-
-    Returns:
-      The places.
-    """
-    moved = [max(low, min(each, high)) for each in places]
-    for index in range(1, len(moved)):
-        moved[index] = max(moved[index], moved[index - 1] + gap)
-    if moved and moved[-1] > high:
-        moved[-1] = high
-        for index in range(len(moved) - 2, -1, -1):
-            moved[index] = min(moved[index], moved[index + 1] - gap)
-    return moved
+def _name(drawing: Drawing, rule: Rule, above: int = 0) -> None:
+    # Written towards the middle, so that it stays within the drawing.
+    axes = drawing.axes
+    axes.autoscale_view()
+    across = axes.transData.transform((rule.at, 1)) @ (1, 0)
+    right = across > axes.bbox.x0 + axes.bbox.width / 2
+    where = {"xycoords": ("data", "axes fraction"), "xytext": (2 if right else -2, 4 + 16 * above)}
+    drawing.write(rule.name, (rule.at, 1), rule.tone, ha="right" if right else "left", **where)
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A part of a bar.
-
-    Attributes:
-      name: What it is of.
-      value: How much.
-      tone: Class of its fill.
-    """
+    """A part of a bar: what it is of, how much, and the name of its colour."""
 
     name: str
     value: float
@@ -264,25 +207,21 @@ class Bar:
     Attributes:
       name: Before it.
       segments: From its beginning.
-      said: At its end.
-      span: Interval at its end, none if there is none.
+      text: At its end.
+      span: Interval at its end, None if there is none.
       over: Whether it is beyond the limit.
     """
 
     name: str
     segments: tuple[Segment, ...]
-    said: str
+    text: str
     span: tuple[float, float] | None = None
     over: bool = False
 
 
+@styled
 def bars(
-    rows: Sequence[Bar],
-    x: Axis,
-    *,
-    label: str,
-    width: float,
-    limit: Rule | None = None,
+    rows: Sequence[Bar], x: Axis, *, label: str, width: float, limit: Rule | None = None
 ) -> str:
     """Draw level bars, stacked of parts, and a limit across them.
 
@@ -290,105 +229,93 @@ def bars(
       rows: The bars.
       x: Their axis, from 0.
       label: What a person who cannot see it should know.
-      width: Of the drawing; below 500 the names stand over the bars.
+      width: Of the drawing, in pixels; where it is narrow the names stand over the bars.
       limit: What no bar should cross.
 
     Returns:
       SVG.
     """
-    above = width < 500
-    thick, step = 24.0, 58.0 if above else 40.0
-    widest = max((svg.text_width(row.name) for row in rows), default=0) + 12
-    left = 1.0 if above else min(widest, width * 0.3)
-    totals = [sum(part.value for part in row.segments) for row in rows]
-    ends = [max(total, *(row.span or (0,))) for total, row in zip(totals, rows, strict=True)]
-    high = max([*ends, limit.at if limit else 0, 1e-12])
-    said = max((svg.text_width(row.said) for row in rows), default=0)
-    right = 8.0 if above else min(said + 14, width * 0.25)
-    top = 30.0 if limit else 8.0
-    bottom = top + len(rows) * step
-    across = svg.Scale(0, high * 1.02, left, width - right)
-    marks = svg.ticks(0, high, 6 if not above else 4)
-    out = []
-    for mark in marks:
-        out.append(svg.line(across(mark), top - 4, across(mark), bottom, "grid"))
-        anchor = "start" if above and mark == 0 else "middle"
-        out.append(svg.text(across(mark), bottom + 17, x.form(mark), "muted", anchor))
-    out.append(svg.text(width - 2, bottom + 36, x.title, "muted", "end"))
-    words = []
-    for place, (row, total) in enumerate(zip(rows, totals, strict=True)):
-        y = top + place * step + (24 if above else 8)
+    above = width < _NARROW
+    step = 54 if above else 38
+    drawing = Drawing(width, len(rows) * step + 48 + 20 * bool(limit))
+    axes = drawing.axes
+    middles = [step * (place + (0.66 if above else 0.5)) for place in range(len(rows))]
+    for row, middle in zip(rows, middles, strict=True):
+        starts = itertools.accumulate((part.value for part in row.segments), initial=0.0)
+        for part, start in zip(row.segments, starts, strict=False):
+            style = {"color": COLOURS[part.tone], "edgecolor": COLOURS["page"], "linewidth": 1}
+            (shape,) = axes.barh(middle, part.value, 24, left=start, **style)
+            drawing.tip(shape, f"{row.name}: {part.name} {x.form(part.value)} {x.title}")
+        if row.span:
+            axes.hlines(middle, *row.span, color=COLOURS["ink"], linewidth=1.5)
+    ends = [max(sum(part.value for part in row.segments), *(row.span or (0,))) for row in rows]
+    high = max([*ends, limit.at if limit else 0]) * 1.02 or 1.0
+    axes.set_xlim(0, high)
+    if limit:  # where it is narrow beside the bars alone, for words stand over them
+        whole = [(0.0, float(step * len(rows)))]
+        for top, bottom in [(y - 16, y + 16) for y in middles] if above else whole:
+            axes.vlines(limit.at, top, bottom, COLOURS[limit.tone], linewidth=2)
+        _name(drawing, limit)
+    for row, middle, end in zip(rows, middles, ends, strict=True):
+        tone = "no" if row.over else "ink"
+        bold = {"fontweight": "bold" if row.over else "normal"}
         if above:
-            name = svg.shorten(row.name, width - svg.text_width(row.said) - 16)
-            out.append(svg.text(left, y - 6, name))
-            words.append(svg.text(width - 2, y - 6, row.said, _said(row), "end"))
-        else:
-            out.append(svg.text(left - 10, y + 17, svg.shorten(row.name, left - 10), "ink", "end"))
-        start = 0.0
-        for part in row.segments:
-            wide = across(start + part.value) - across(start)
-            title = f"{row.name}: {part.name} {x.form(part.value)} {x.title}"
-            out.append(svg.rect(across(start), y, wide, thick, f"part {part.tone}", title))
-            start += part.value
-        if row.span is not None:
-            low, reach = across(row.span[0]), across(row.span[1])
-            out.append(svg.line(low, y + thick / 2, reach, y + thick / 2, "whisker ink-line"))
-        if not above:
-            end = across(max(total, *(row.span or (0,)))) + 7
-            wall = across(limit.at) if limit else 0
-            if end <= wall + 4 and end + svg.text_width(row.said) > wall - 4:
-                end = wall + 7  # the words would lie on the line
-            words.append(svg.text(end, y + 17, row.said, _said(row)))
-    if limit is not None:
-        at = across(limit.at)
-        out.append(svg.line(at, top - 10, at, top if above else bottom, limit.style))
-        if above:  # beside the bars alone, for words stand over them
-            ends = [top + place * step + 24 for place in range(len(rows))]
-            out += [svg.line(at, y - 4, at, y + thick + 4, limit.style) for y in ends]
-        out.append(svg.text(at, top - 15, limit.name, f"{limit.style}-name", "end"))
-    return svg.drawing(width, bottom + 42, label, [*out, *words])
+            drawing.write(row.name, (0, middle - 16))
+            where = {"xycoords": ("axes fraction", "data"), "ha": "right"}
+            drawing.write(row.text, (1, middle - 16), tone, **where, **bold)
+            continue
+        reach = end + (len(row.text) * CHARACTER + 12) / (0.75 * width) * high
+        if limit and end <= limit.at < reach:
+            end = limit.at  # the words would lie on the line
+        drawing.write(row.text, (end, middle), tone, xytext=(7, 0), va="center", **bold)
+    _level(drawing, x, [row.name for row in rows], middles, len(rows) * step)
+    return drawing.svg(label)
 
 
-def _said(row: Bar) -> str:
-    return "limit-name halo" if row.over else "ink halo"
+def _level(
+    drawing: Drawing, x: Axis, names: Sequence[str], middles: Sequence[float], height: float
+) -> None:
+    """Set up the axes of level bars or marks, which lie at pixels from the top."""
+    axes = drawing.axes
+    axes.set_ylim(height, 0)
+    above = drawing.width < _NARROW
+    most = int(0.3 * drawing.width / CHARACTER)
+    axes.set_yticks(
+        [] if above else middles,
+        [] if above else [plain(forms.shorten(name, most)) for name in names],
+    )
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
+    axes.tick_params(axis="x", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xlabel(x.title)
+    axes.xaxis.set_major_locator(MaxNLocator(3 if above else 6, steps=_STEPS))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x.form(value)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """An estimate with its interval.
-
-    Attributes:
-      value: The estimate.
-      low: Where its interval begins.
-      high: Where it ends.
-      said: Written beside it.
-      tone: Class of its colour.
-      hollow: Whether its dot is open.
-    """
+    """An estimate with its interval, a text beside it, and whether its dot is open."""
 
     value: float
     low: float
     high: float
-    said: str
+    text: str
     tone: str
     hollow: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Estimates of one thing, one under the other.
-
-    Attributes:
-      name: Of the thing.
-      marks: The estimates.
-    """
+    """Estimates of one thing, one under the other."""
 
     name: str
     marks: tuple[Mark, ...]
 
 
+@styled
 def intervals(
-    rows: Sequence[Row], x: Axis, *, label: str, width: float, rules: Sequence[Rule] = ()
+    rows: Sequence[Row], x: Axis, *, label: str, width: float, rule: Rule | None = None
 ) -> str:
     """Draw estimates as dots with whiskers, level.
 
@@ -396,126 +323,59 @@ def intervals(
       rows: The things.
       x: The axis.
       label: What a person who cannot see it should know.
-      width: Of the drawing; below 500 the names stand over the marks.
-      rules: Upright lines to hold them against.
+      width: Of the drawing, in pixels; where it is narrow the names stand over the marks.
+      rule: An upright line to hold them against.
 
     Returns:
       SVG.
     """
-    above = width < 500
-    step, head = 24.0, 22.0 if above else 0.0
-    names = max((svg.text_width(row.name) for row in rows), default=0) + 14
-    left = 8.0 if above else min(names, width * 0.3)
-    right = 26.0
-    ends = [end for row in rows for mark in row.marks for end in (mark.low, mark.high, mark.value)]
-    ends += [rule.at for rule in rules]
-    low, high = _range(ends, x.low, x.high)
-    across = svg.Scale(low, high, left, width - right)
-    top = 30.0 if rules else 6.0
-    bottom = top + sum(head + 12 + step * len(row.marks) for row in rows)
-    out = []
-    for mark in svg.ticks(low, high, 5 if not above else 3):
-        out.append(svg.line(across(mark), top - 4, across(mark), bottom, "grid"))
-        anchor = "middle" if across(mark) > 20 else "start"
-        out.append(svg.text(across(mark), bottom + 17, x.form(mark), "muted", anchor))
-    out.append(svg.text(width - 2, bottom + 36, x.title, "muted", "end"))
-    for place, rule in enumerate(rules):
-        at = across(rule.at)
-        out.append(svg.line(at, top - 8, at, bottom, rule.style))
-        # The first to the left of its line, the next to the right: they lie close.
-        anchor = "end" if place % 2 == 0 and at - svg.text_width(rule.name) > 0 else "start"
-        out.append(svg.text(at, top - 13, rule.name, f"{rule.style}-name", anchor))
-    y = top
+    above = width < _NARROW
+    head, step = (24, 24) if above else (6, 24)
+    height = sum(head + 6 + step * len(row.marks) for row in rows)
+    drawing = Drawing(width, height + 48 + 20 * bool(rule))
+    axes = drawing.axes
+    marks = [mark for row in rows for mark in row.marks]
+    ends = [end for mark in marks for end in (mark.low, mark.high)] + ([rule.at] if rule else [])
+    low, high = min(ends), max(ends)
+    air = 0.04 * (high - low) or 0.1
+    low = low - air if x.low is None else min(x.low, low)
+    high = high + air if x.high is None else max(x.high, high)
+    axes.set_xlim(low, high)
+    top, middles = 0.0, []
     for row in rows:
         if above:
-            out.append(svg.text(0, y + 17, svg.shorten(row.name, width), "ink halo"))
-        y += head + 6
-        for index, each in enumerate(row.marks):
-            middle = y + step / 2
-            if index == 0 and not above:
-                name = svg.shorten(row.name, left - 12)
-                out.append(svg.text(left - 12, middle + 4.5, name, "ink", "end"))
-            out.append(
-                svg.line(
-                    across(each.low), middle, across(each.high), middle, f"whisker {each.tone}"
-                )
-            )
-            shape = f"{'hollow' if each.hollow else 'dot'} {each.tone}"
-            out.append(svg.dot(across(each.value), middle, shape, each.said, 5))
-            end, begin, wide = (
-                across(each.high) + 9,
-                across(each.low) - 9,
-                svg.text_width(each.said),
-            )
-            # Behind the mark, or before it where there is more room.
-            behind = end + wide <= width or width - end >= begin - left
-            words = svg.shorten(each.said, width - end if behind else begin - left)
-            place = (end, "start") if behind else (begin, "end")
-            out.append(svg.text(place[0], middle + 4.5, words, "ink halo", place[1]))
-            y += step
-        y += 6
-    return svg.drawing(width, bottom + 42, label, out)
+            drawing.write(row.name, (0, top + 18), xycoords=("axes fraction", "data"))
+        top += head
+        middles.append(top + step / 2)
+        for mark in row.marks:
+            _mark(drawing, mark, top + step / 2, (low + high) / 2)
+            top += step
+        top += 6
+    if rule:
+        _upright(drawing, dataclasses.replace(rule, axis="x"), 0)
+    _level(drawing, x, [row.name for row in rows], middles, height)
+    return drawing.svg(label)
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """One of many that are counted.
-
-    Attributes:
-      status: Class of its look.
-      title: Words that a pointer brings up.
-    """
-
-    status: str
-    title: str
-
-
-def tiles(groups: Sequence[tuple[str, Sequence[Tile]]], *, label: str, width: float) -> str:
-    """Draw a square for each of many, by group.
-
-    A cross marks what must not be overlooked, a bar what is known, so that no
-    meaning hangs on colour alone.
-
-    Args:
-      groups: Names, and what is in each.
-      label: What a person who cannot see it should know.
-      width: Of the drawing.
-
-    Returns:
-      SVG.
-    """
-    side, gap = 18.0, 5.0
-    columns = max(1, int(width // 300))
-    each_width = width / columns
-    left = min(max((svg.text_width(name) for name, _ in groups), default=0) + 12, each_width * 0.5)
-    across = max(1, int((each_width - left - 8) // (side + gap)))
-    heights = [math.ceil(len(group) / across) * (side + gap) + 7 for _, group in groups]
-    share = math.ceil(len(groups) / columns)
-    out, tallest = [], 0.0
-    for column in range(columns):
-        y = 2.0
-        for index in range(column * share, min((column + 1) * share, len(groups))):
-            name, group = groups[index]
-            begin = column * each_width
-            words = svg.shorten(name, left - 10)
-            out.append(svg.text(begin + left - 10, y + 14, words, "ink", "end"))
-            for place, tile in enumerate(group):
-                x = begin + left + place % across * (side + gap)
-                top = y + place // across * (side + gap)
-                out.append(svg.rect(x, top, side, side, f"tile {tile.status}", tile.title))
-                out += _sign(tile.status, x, top, side)
-            y += heights[index]
-        tallest = max(tallest, y)
-    return svg.drawing(width, tallest, label, out)
-
-
-def _sign(status: str, x: float, y: float, side: float) -> list[str]:
-    near, far = side * 0.28, side * 0.72
-    if status in ("fail", "error"):
-        return [
-            svg.line(x + near, y + near, x + far, y + far, "sign"),
-            svg.line(x + near, y + far, x + far, y + near, "sign"),
-        ]
-    if status == "known-defect":
-        return [svg.line(x + near, y + side / 2, x + far, y + side / 2, "sign")]
-    return []
+def _mark(drawing: Drawing, mark: Mark, at: float, centre: float) -> None:
+    colour = COLOURS[mark.tone]
+    drawing.axes.hlines(at, mark.low, mark.high, color=colour, linewidth=2.25)
+    (dot,) = drawing.axes.plot(
+        [mark.value],
+        [at],
+        marker="o",
+        markersize=9,
+        markerfacecolor=COLOURS["page"] if mark.hollow else colour,
+        markeredgecolor=colour,
+        markeredgewidth=2.25,
+    )
+    drawing.tip(dot, mark.text)
+    # Behind the mark, or before it where there is more room.
+    behind = (mark.low + mark.high) / 2 < centre
+    drawing.write(
+        mark.text,
+        (mark.high if behind else mark.low, at),
+        xytext=(9 if behind else -9, 0),
+        ha="left" if behind else "right",
+        va="center",
+    )

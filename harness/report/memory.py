@@ -1,136 +1,74 @@
 """Does it fit: HBM by phase against the chip's line."""
 
-from harness.report import charts, kinds, svg
-from harness.report.page import WIDE, Figure, Note, Part, Section, Table, picture
-from harness.report.reading import Source, Sources
+from harness.artifacts.plan import GIB, MEMORY_KINDS, Phase, Plan, by_kind
+from harness.artifacts.run import Run
+from harness.report import charts, forms
+from harness.report.page import WIDE, Figure, Note, Part, Table, picture
+from harness.report.reading import Source
 
-_COMMAND = "python -m harness plan --preset gemma3-1b --chip v6e-1 --json plan.json"
-GIB = 2**30
-# Kinds of memory in the order of the stack, with their classes. A part is of
-# the kind whose whole name or whose beginnings its name has.
-_KINDS = (
-    ("actor, frozen base", "k0", ("actor base",)),
-    ("actor, LoRA and its optimizer", "k1", ("actor ",)),
-    ("critic, its optimizer", "k2", ("critic ",)),
-    ("critic, weights", "k3", ("critic",)),
-    ("cache, inputs, batches", "k4", ("key-value", "inputs", "cached")),
-    ("results with room of their own", "k5", ("results",)),
-    ("temporaries", "k6", ("temporaries", "the program")),
-    ("code", "k7", ("code",)),
-    ("other", "k8", ("",)),
-)
+_TONES = {kind: f"k{index}" for index, (kind, _) in enumerate(MEMORY_KINDS)}
 
 
-def section(sources: Sources) -> Section:
-    """Show the plans' memory, and that of the runs."""
-    title = "Does it fit?"
-    plans = sources.of(kinds.Plan)
-    parts: list[Part] = []
-    if not plans:
-        parts.append(Note("No plan was given: nothing is known of HBM.", _COMMAND, True))
-    for source, plan in plans:
-        if plan.phases:
-            parts.append(_phases(source, plan))
-        else:
-            parts.append(Note(f"{source.name} tells of no phase.", missing=True))
-    parts += _runs(sources.of(kinds.Run))
-    return Section("memory", title, tuple(parts))
+def _bar(phase: Phase, limit: int) -> charts.Bar:
+    peak = phase.peak_bytes
+    stacked = by_kind(phase.parts) or ({"other": peak} if peak else {})
+    if peak is None:
+        text = "refused by the compiler"
+    elif phase.fits:
+        text = f"{peak / GIB:.2f}"
+    else:
+        text = f"{peak / GIB:.2f}, over by {max(0, peak - limit) / GIB:.2f}"
+    segments = [charts.Segment(kind, size / GIB, _TONES[kind]) for kind, size in stacked.items()]
+    return charts.Bar(phase.name, tuple(segments), text, over=not phase.fits)
 
 
-def stack(parts: list[kinds.Piece]) -> list[charts.Segment]:
-    """Add parts up by kind, in the order of the kinds; those of nothing are left out.
-
-    Args:
-      parts: Bytes by what they are of.
-
-    Returns:
-      GiB by kind.
-    """
-    sums = dict.fromkeys((name for name, _, _ in _KINDS), 0)
-    for part in parts:
-        sums[_kind(part.name)] += part.bytes
-    return [charts.Segment(name, sums[name] / GIB, tone) for name, tone, _ in _KINDS if sums[name]]
-
-
-def _kind(name: str) -> str:
-    for kind, _, starts in _KINDS:
-        if name == starts[0]:
-            return kind
-    return next(kind for kind, _, starts in _KINDS if name.startswith(starts) and starts[0] != name)
-
-
-def _phases(source: Source, plan: kinds.Plan) -> Figure:
+def planned(source: Source, plan: Plan) -> list[Part]:
+    """Show the memory of each phase of a plan against the chip's."""
+    if not plan.phases:
+        return [Note(f"{source.name} holds no phase.")]
     limit = plan.hbm_bytes
-    rows, table = [], []
-    for phase in plan.phases:
-        peak = phase.peak_bytes
-        segments = stack(phase.parts)
-        if not segments and peak:
-            segments = [charts.Segment("all", peak / GIB, "k8")]
-        if peak is None:
-            said = "refused by the compiler"
-        elif phase.fits:
-            said = f"{peak / GIB:.2f}"
-        else:
-            said = f"{peak / GIB:.2f}, over by {max(0, peak - limit) / GIB:.2f}"
-        rows.append(charts.Bar(phase.name, tuple(segments), said, over=not phase.fits))
-        table.append(
-            (
-                phase.name,
-                phase.program or "not told",
-                "not told" if peak is None else f"{peak / GIB:.2f}",
-                "not told" if peak is None else f"{(limit - peak) / GIB:.2f}",
-                "yes" if phase.fits else "no",
-            )
-        )
-    rule = charts.Rule(limit / GIB, f"HBM {limit / GIB:.2f} GiB", "x")
-    said = "; ".join(f"{row[0]} {row[2]} GiB" for row in table)
-    label = f"HBM of a {plan.chip} chip by phase: {said}; the chip has {limit / GIB:.2f} GiB"
+    rows = [_bar(phase, limit) for phase in plan.phases]
+    rule = charts.Rule(limit / GIB, f"HBM {limit / GIB:.2f} GiB")
+    found = "; ".join(f"{row.name} {row.text}" for row in rows)
+    label = f"HBM of a {plan.chip} chip by phase, GiB: {found}; the chip has {limit / GIB:.2f}"
     axis = charts.Axis("GiB")
     seen = {segment.name for row in rows for segment in row.segments}
-    return Figure(
+    figure = Figure(
         title=f"HBM by phase: {plan.recipe.get('name', 'the recipe')} on {plan.chip}",
         basis=("compiled",),
-        pictures=(
-            picture(
-                lambda w: charts.bars(rows, axis, label=label, width=w, limit=rule),
-                WIDE,
-            ),
-        ),
+        pictures=[
+            picture(lambda w: charts.bars(rows, axis, label=label, width=w, limit=rule), WIDE)
+        ],
         caption=f"GiB on one chip while each phase runs ({source.name}). The red line is what the "
         "chip has; what its allocator adds is not in it.",
-        legend=tuple((f"key {tone}", name) for name, tone, _ in _KINDS if name in seen),
+        legend=[(tone, kind) for kind, tone in _TONES.items() if kind in seen],
         table=Table(
-            head=("phase", "program", "peak, GiB", "headroom, GiB", "fits"),
-            rows=tuple(table),
-            basis=("compiled",),
-            caption="HBM by phase",
-            figures=frozenset({2, 3}),
+            ("phase", "program", "peak, GiB", "headroom, GiB", "fits"),
+            [_cells(phase, limit) for phase in plan.phases],
+            ("compiled",),
+            "HBM by phase",
+            figures={2, 3},
             folded=True,
-            code=frozenset({1}),
+            code={1},
         ),
     )
+    return [figure]
 
 
-def _runs(runs: list[tuple[Source, kinds.Run]]) -> list[Part]:
-    rows, silent = [], []
-    for source, run in runs:
-        known = [phase for phase in run.phases if phase.peak_bytes is not None]
-        rows += [(source.name, p.name, svg.size(p.peak_bytes or 0)) for p in known]
-        if not known:
-            silent.append(f"{source.name} ({run.environment.devices.kind or 'device not told'})")
-    parts: list[Part] = []
-    if rows:
-        parts.append(
-            Table(
-                head=("run", "phase", "peak since the run began"),
-                rows=tuple(rows),
-                basis=("measured",),
-                caption="Peak of device memory",
-                figures=frozenset({2}),
-            )
-        )
-    if silent:
-        said = f"No measured peak, for the device tells none: {', '.join(silent)}."
-        parts.append(Note(said, missing=True))
-    return parts
+def _cells(phase: Phase, limit: int) -> tuple[str, ...]:
+    peak, program = phase.peak_bytes, phase.program or forms.NOT_REPORTED
+    fits = "yes" if phase.fits else "no"
+    if peak is None:
+        return phase.name, program, forms.NOT_REPORTED, forms.NOT_REPORTED, fits
+    return phase.name, program, f"{peak / GIB:.2f}", f"{(limit - peak) / GIB:.2f}", fits
+
+
+def measured(source: Source, run: Run) -> list[Part]:
+    """Show the memory of each phase of a run."""
+    known = [phase for phase in run.phases if phase.peak_bytes is not None]
+    if not known:
+        device = run.environment.devices.kind or "unknown"
+        return [Note(f"{source.name}: peak of memory not reported by this device ({device}).")]
+    rows = [(phase.name, forms.size(phase.peak_bytes)) for phase in known]
+    head = ("phase", "peak since the run began")
+    return [Table(head, rows, ("measured",), f"Peak of device memory, {source.name}", figures={1})]

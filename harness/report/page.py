@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from harness.errors import HarnessError
+import jinja2
 
 # How a figure came to be.
 Basis = Literal["measured", "compiled", "bound", "predicted"]
@@ -14,13 +14,6 @@ BASES: dict[Basis, str] = {
     "bound": "by arithmetic from published rates: it cannot be better, and nothing ran",
     "predicted": "read off a line through compiled sizes; neither compiled nor run",
 }
-
-
-def in_order(found: Collection[Basis]) -> tuple[Basis, ...]:
-    """Return each of the labels once, in the order in which the page explains them."""
-    return tuple(sorted(set(found), key=list(BASES).index))
-
-
 # Of a verdict, gravest first.
 Gravity = Literal["no", "open", "yes", "none"]
 GRAVITIES: tuple[Gravity, ...] = ("no", "open", "yes", "none")
@@ -29,18 +22,17 @@ GRAVITIES: tuple[Gravity, ...] = ("no", "open", "yes", "none")
 # and three side by side; of the last, two side by side on a phone.
 WIDE, HALF, PANEL = 1040.0, 504.0, 330.0
 NARROW = {WIDE: 350.0, HALF: 350.0, PANEL: 168.0}
+_PLACES = {WIDE: "across", HALF: "half", PANEL: "third"}
+
+
+def in_order(found: Collection[Basis]) -> tuple[Basis, ...]:
+    """Return each of the labels once, in the order in which the page explains them."""
+    return tuple(sorted(set(found), key=list(BASES).index))
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A chart, drawn for a desk and for a phone.
-
-    Attributes:
-      wide: SVG.
-      narrow: SVG.
-      title: Over it, if it is one of several.
-      place: `across`, `half` or `third`: how much of a desk's page it takes.
-    """
+    """A chart as SVG for a desk and for a phone, its title, and how much of a page it takes."""
 
     wide: str
     narrow: str
@@ -48,14 +40,11 @@ class Picture:
     place: str = "across"
 
 
-_PLACES = {WIDE: "across", HALF: "half", PANEL: "third"}
-
-
 def picture(draw: Callable[[float], str], wide: float, title: str = "") -> Picture:
     """Draw a chart at both widths.
 
     Args:
-      draw: Gives SVG of a width.
+      draw: Returns SVG of a width.
       wide: The width on a desk: `WIDE`, `HALF` or `PANEL`.
       title: Over it, if it is one of several.
 
@@ -77,18 +66,26 @@ class Table:
       figures: Columns that hold figures, set to the right.
       folded: Whether it is shown only when asked for.
       code: Columns that hold names from code.
-      tones: Of each row, a class; none if rows look alike.
+      tones: Of each row, a class; empty if rows look alike.
     """
 
     head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: Sequence[tuple[str, ...]]
     basis: tuple[Basis, ...]
     caption: str
-    figures: frozenset[int] = frozenset()
+    figures: Collection[int] = ()
     folded: bool = False
-    code: frozenset[int] = frozenset()
-    tones: tuple[str, ...] = ()
+    code: Collection[int] = ()
+    tones: Sequence[str] = ()
     kind: str = "table"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A small square for one of many: its status, and words that a pointer brings up."""
+
+    status: str
+    title: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,34 +97,36 @@ class Figure:
       basis: How what is seen came to be.
       pictures: The charts.
       caption: How to read it, and what to make of it.
-      legend: Classes and names of colours.
-      table: The same figures to read, none if the drawing says them all.
+      legend: Names of colours, and what they are of.
+      table: The same figures to read, None if the drawing says them all.
       half: Whether two stand side by side on a desk.
+      tiles: Squares by group, instead of charts.
     """
 
     title: str
     basis: tuple[Basis, ...]
-    pictures: tuple[Picture, ...]
+    pictures: Sequence[Picture] = ()
     caption: str = ""
-    legend: tuple[tuple[str, str], ...] = ()
+    legend: Sequence[tuple[str, str]] = ()
     table: Table | None = None
     half: bool = False
+    tiles: Sequence[tuple[str, Sequence[Tile]]] = ()
     kind: str = "figure"
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """A sentence on its own; `missing` where something is not there to be shown.
+    """A sentence on its own.
 
     Attributes:
-      said: The sentence.
+      text: The sentence.
       command: What would make what is missing.
-      missing: Whether something is missing.
+      missing: Whether something is not there to be shown.
     """
 
-    said: str
+    text: str
     command: str = ""
-    missing: bool = False
+    missing: bool = True
     kind: str = "note"
 
 
@@ -136,19 +135,11 @@ Part = Table | Figure | Note
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it.
-
-    Attributes:
-      id: Of its anchor.
-      title: Its heading.
-      parts: What stands under it.
-      lead: A sentence under the heading.
-    """
+    """A heading, its anchor, and what stands under it."""
 
     id: str
     title: str
-    parts: tuple[Part, ...]
-    lead: str = ""
+    parts: Sequence[Part]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,23 +149,16 @@ class Answer:
     Attributes:
       gravity: How grave it is.
       word: The word.
-      source: Name of the result.
-      said: The sentence.
+      text: The sentence.
       basis: How what it rests on came to be.
-      file: Name of the file.
+      source: Name of the result.
     """
 
     gravity: Gravity
     word: str
-    source: str
-    said: str
+    text: str
     basis: tuple[Basis, ...]
-    file: str
-
-
-def worst_first(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    """Put answers in order, the gravest first, otherwise as they came."""
-    return tuple(sorted(answers, key=lambda answer: GRAVITIES.index(answer.gravity)))
+    source: str = ""
 
 
 def render(headline: str, answers: Sequence[Answer], sections: Sequence[Section]) -> str:
@@ -182,22 +166,12 @@ def render(headline: str, answers: Sequence[Answer], sections: Sequence[Section]
 
     Args:
       headline: The whole in a sentence.
-      answers: What each result says.
+      answers: What each result says; the gravest is shown first.
       sections: What stands under them.
 
     Returns:
       HTML that needs no other file.
-
-    Raises:
-      HarnessError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError:
-        raise HarnessError(
-            "the page is made with jinja2, which is not installed: "
-            "pip install 'tunix-ppo-harness[report]'"
-        ) from None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report", "templates"),
         autoescape=True,
@@ -205,8 +179,9 @@ def render(headline: str, answers: Sequence[Answer], sections: Sequence[Section]
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    worst_first = sorted(answers, key=lambda answer: GRAVITIES.index(answer.gravity))
     text = environment.get_template("page.html").render(
-        headline=headline, answers=worst_first(answers), sections=sections, bases=BASES
+        headline=headline, answers=worst_first, sections=sections, bases=BASES
     )
     # JSON can hold halves of characters, which no encoding has.
     return text.encode("utf-8", "replace").decode("utf-8")

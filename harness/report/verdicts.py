@@ -1,13 +1,21 @@
 """What each result says in a word, the whole in a sentence, and where it was measured."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.report import kinds, svg
+from harness.artifacts.bench import Bench
+from harness.artifacts.check import Check
+from harness.artifacts.gate import Gate
+from harness.artifacts.parts import Environment
+from harness.artifacts.plan import Plan
+from harness.artifacts.reading import Artifact
+from harness.artifacts.run import Run
+from harness.report import forms
 from harness.report.conformance import counted
 from harness.report.page import Answer, Basis, Gravity, Note, Part, Section, Table, in_order
-from harness.report.reading import Source, Sources
+from harness.report.reading import Sources
 
 _GATE: Mapping[str, Gravity] = {
     "FAIL": "no",
@@ -18,129 +26,100 @@ _GATE: Mapping[str, Gravity] = {
 # How each tier of the gate comes to its figures.
 TIER_BASIS: Mapping[str, Basis] = {"exact": "compiled", "time": "measured", "learning": "measured"}
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "qwix", "optax", "orbax-checkpoint", "numpy")
+# What one and what several results of a gravity do.
+_HEADLINE: Mapping[Gravity, tuple[str, str]] = {
+    "no": ("says no", "say no"),
+    "open": ("could not decide", "could not decide"),
+    "yes": ("says yes", "say yes"),
+    "none": ("only measures", "only measure"),
+}
 
 
 def answers(sources: Sources) -> tuple[Answer, ...]:
     """Return each result's answer, in the order of the results."""
-    return tuple(_answer(each) for each in sources.used)
+    return tuple(dataclasses.replace(_answer(each.tree), source=each.name) for each in sources.used)
 
 
-def headline(given: tuple[Answer, ...]) -> str:
-    """Put the answers in one sentence, the gravest first."""
+def headline(given: Sequence[Answer]) -> str:
+    """Return the answers in one sentence, the gravest first."""
     count = Counter(each.gravity for each in given)
-    words = (
-        ("no", "say no"),
-        ("open", "could not decide"),
-        ("yes", "say yes"),
-        ("none", "only measure"),
-    )
-    singular = {"say no": "says no", "say yes": "says yes", "only measure": "only measures"}
-    said = [
-        f"{count[gravity]} {singular.get(word, word) if count[gravity] == 1 else word}"
-        for gravity, word in words
+    parts = [
+        f"{count[gravity]} {words[count[gravity] != 1]}"
+        for gravity, words in _HEADLINE.items()
         if count[gravity]
     ]
-    return f"{_many(len(given), 'result')}: {', '.join(said)}."
+    return f"{forms.count(len(given), 'result')}: {', '.join(parts)}."
 
 
-def _answer(source: Source) -> Answer:
-    gravity, word, said, basis = _say(source.tree)
-    return Answer(gravity, word, source.name, said, basis, source.path.name)
-
-
-def _say(tree: kinds.Tree) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
+def _answer(tree: Artifact) -> Answer:
     match tree:
-        case kinds.Run():
-            return _say_run(tree)
-        case kinds.Check():
-            return _say_check(tree)
-        case kinds.Plan():
-            return _say_plan(tree)
-        case kinds.Bench():
-            return _say_bench(tree)
-        case kinds.Gate():
-            return _say_gate(tree)
+        case Run():
+            return Answer(*_run(tree), ("measured",))
+        case Check():
+            return Answer(*_check(tree), ("measured",))
+        case Plan():
+            return Answer(*_plan(tree), ("compiled",))
+        case Bench():
+            return Answer("none", "TIMED", _bench(tree), ("measured", "compiled"))
+        case Gate():
+            tiers = ", ".join(f"{tier} {verdict}" for tier, verdict in tree.tiers.items())
+            text = f"{tree.candidate} against {tree.baseline}: {tiers or 'no tier'}."
+            found: set[Basis] = {TIER_BASIS.get(each.tier, "measured") for each in tree.findings}
+            return Answer(_GATE[tree.verdict], tree.verdict, text, in_order(found))
 
 
-def _say_run(run: kinds.Run) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
+def _run(run: Run) -> tuple[Gravity, str, str]:
     before, after = run.baseline, run.trained
-    name = run.recipe.get("name", "a recipe")
-    said = (
-        f"{name} on Tunix {run.upstream.version} ({run.upstream.mode}): accuracy "
-        f"{svg.percent(before.accuracy)} before PPO, {svg.percent(after.accuracy)} after, "
-        f"of {after.total:,} problems"
+    text = (
+        f"{run.recipe.get('name', 'a recipe')} on Tunix {run.upstream.version} "
+        f"({run.upstream.mode}): accuracy {forms.percent(before.accuracy)} before PPO, "
+        f"{forms.percent(after.accuracy)} after, of {forms.count(after.total, 'problem')}"
     )
     if run.gained:
-        return "yes", "LEARNED", f"{said}; above the 95% interval before.", ("measured",)
+        return "yes", "LEARNED", f"{text}; above the 95% interval before."
     if run.lost:
-        return "no", "GOT WORSE", f"{said}; below the 95% interval before.", ("measured",)
-    return "no", "NO GAIN", f"{said}; within the 95% interval before.", ("measured",)
+        return "no", "GOT WORSE", f"{text}; below the 95% interval before."
+    return "no", "NO GAIN", f"{text}; within the 95% interval before."
 
 
-def _say_check(check: kinds.Check) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
-    said = (
-        f"Tunix {check.version} ({check.mode}), properties: "
-        f"{', '.join(counted(check).values()) or 'nothing was looked at'}."
-    )
+def _check(check: Check) -> tuple[Gravity, str, str]:
+    found = ", ".join(counted(check).values()) or "none was checked"
+    text = f"Tunix {check.version} ({check.mode}), properties: {found}."
     if not check.properties:
-        return "open", "NOTHING CHECKED", said, ("measured",)
-    return (
-        ("yes", "AS KNOWN", said, ("measured",))
-        if check.ok
-        else (
-            "no",
-            "NOT AS KNOWN",
-            said,
-            ("measured",),
-        )
-    )
+        return "open", "NOTHING CHECKED", text
+    return ("yes", "AS KNOWN", text) if check.ok else ("no", "NOT AS KNOWN", text)
 
 
-def _say_plan(plan: kinds.Plan) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
-    name = plan.recipe.get("name", "the recipe")
-    place = f"{name} on {plan.chip}"
-    known = [each for each in plan.phases if each.peak_bytes is not None]
-    refused = [each.name for each in plan.phases if each.peak_bytes is None]
+def _plan(plan: Plan) -> tuple[Gravity, str, str]:
+    where = f"{plan.recipe.get('name', 'the recipe')} on {plan.chip}"
     if not plan.phases:
-        return "open", "NOTHING PLANNED", f"{place}: no phase was looked at.", ("compiled",)
+        return "open", "NOTHING PLANNED", f"{where}: it holds no phase."
+    refused = [each.name for each in plan.phases if each.peak_bytes is None]
     if refused:
-        said = f"{place}: the compiler refused {', '.join(refused)}."
-        return "no", "DOES NOT FIT", said, ("compiled",)
-    peak = max(known, key=lambda each: each.peak_bytes or 0)
-    said = (
-        f"{place}: the peak is {svg.size(peak.peak_bytes or 0)} in the {peak.name}, of "
-        f"{svg.size(plan.hbm_bytes)} a chip"
+        return "no", "DOES NOT FIT", f"{where}: the compiler refused {', '.join(refused)}."
+    peak = max(plan.phases, key=lambda each: each.peak_bytes or 0)
+    text = (
+        f"{where}: the peak is {forms.size(peak.peak_bytes)} in the {peak.name}, of "
+        f"{forms.size(plan.hbm_bytes)} a chip"
     )
-    if plan.fits:
-        return "yes", "FITS", f"{said}.", ("compiled",)
+    if plan.fits_all:
+        return "yes", "FITS", f"{text}."
     over = ", ".join(each.name for each in plan.phases if not each.fits)
-    return "no", "DOES NOT FIT", f"{said}; too much: {over}.", ("compiled",)
+    return "no", "DOES NOT FIT", f"{text}; too much: {over}."
 
 
-def _say_bench(bench: kinds.Bench) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
+def _bench(bench: Bench) -> str:
     names = {each.group or each.name for each in bench.benchmarks} - {"memory"}
     commit = (bench.commit_info.id or "an unknown commit")[:10]
     dirty = ", with changes that are not committed" if bench.commit_info.dirty else ""
-    said = (
-        f"{_many(len(bench.benchmarks), 'benchmark')} of {_many(len(names), 'program')} at "
-        f"commit {commit}{dirty}; the gate judges them."
+    return (
+        f"{forms.count(len(bench.benchmarks), 'benchmark')} of "
+        f"{forms.count(len(names), 'program')} at commit {commit}{dirty}; the gate judges them."
     )
-    return "none", "TIMED", said, ("measured", "compiled")
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _say_gate(gate: kinds.Gate) -> tuple[Gravity, str, str, tuple[Basis, ...]]:
-    tiers = ", ".join(f"{tier} {verdict}" for tier, verdict in gate.tiers.items())
-    found: set[Basis] = {TIER_BASIS.get(each.tier, "measured") for each in gate.findings}
-    said = f"{gate.candidate} against {gate.baseline}: {tiers or 'no tier'}."
-    return _GATE[gate.verdict], gate.verdict, said, in_order(found)
 
 
 def environment(sources: Sources) -> Section:
-    """Return where everything was measured, each fact once, and what differs."""
+    """Show where everything was measured, each fact once, and what differs."""
     facts: dict[str, dict[str, list[str]]] = {}
     for source in sources.used:
         for fact, value in _facts(source.tree):
@@ -150,67 +129,59 @@ def environment(sources: Sources) -> Section:
         if fact in _PACKAGES and len(values) == 1:
             alike.append(f"{fact} {next(iter(values))}")
             continue
-        differs = len(values) > 1
-        for value, names in values.items():
-            rows.append((fact, value, ", ".join(names)))
-            tones.append("differs" if differs else "")
+        rows += [(fact, value, ", ".join(names)) for value, names in values.items()]
+        tones += ["differs" if len(values) > 1 else ""] * len(values)
     if alike:
-        rows.append(("packages", ", ".join(alike), "all that tell them"))
+        rows.append(("packages", ", ".join(alike), "all that report them"))
         tones.append("")
-    parts: list[Part] = [
-        Table(
-            head=("what", "value", "told by"),
-            rows=tuple(rows),
-            basis=(),
-            caption="Where it ran or was compiled. A bar marks what is not the same in all.",
-            tones=tuple(tones),
-        )
-    ]
-    silent = [s.name for s in sources.used if not any(_facts(s.tree))]
+    caption = "Where it ran or was compiled. A bar marks what is not the same in all."
+    parts: list[Part] = [Table(("what", "value", "source"), rows, (), caption, tones=tones)]
+    silent = [each.name for each in sources.used if not any(_facts(each.tree))]
     if silent:
-        parts.append(
-            Note(f"No environment is told by: {', '.join(silent)}.", missing=True),
-        )
-    return Section("environment", "Environment", tuple(parts))
+        parts.append(Note(f"No environment is reported by: {', '.join(silent)}."))
+    return Section("environment", "Environment", parts)
 
 
-def _facts(tree: kinds.Tree) -> Iterator[tuple[str, str]]:
+def _facts(tree: Artifact) -> Iterator[tuple[str, str]]:
     match tree:
-        case kinds.Run():
+        case Run():
             yield "Tunix", f"{tree.upstream.version}, {tree.upstream.mode}"
             yield "recipe", str(tree.recipe.get("name", "unnamed"))
             yield from _environment(tree.environment)
-        case kinds.Check():
+        case Check():
             yield "Tunix", f"{tree.version}, {tree.mode}"
-        case kinds.Plan():
+        case Plan():
             if tree.upstream is not None:
                 yield "Tunix", f"{tree.upstream.version}, {tree.upstream.mode}"
             if "name" in tree.recipe:
                 yield "recipe", str(tree.recipe["name"])
             yield "device", f"{tree.chip}, compiled for, not here"
             yield from _packages(tree.versions)
-        case kinds.Bench():
-            told = tree.harness.conditions
-            version = tree.harness.judged.get("google-tunix")
-            if version:
-                yield "Tunix", str(version)
-            if "name" in tree.harness.recipe:
-                yield "recipe", str(tree.harness.recipe["name"])
-            if told.get("device"):
-                yield "device", f"{told['device']} \N{MULTIPLICATION SIGN} {told.get('devices', 1)}"
-            if brand := tree.machine_info.cpu.get("brand_raw"):
-                yield "processor", f"{brand}, {tree.machine_info.cpu.get('count', '?')} cores"
-            if tree.machine_info.python_version:
-                yield "Python", tree.machine_info.python_version
-            names = {key.removeprefix("packages."): value for key, value in told.items()}
-            yield from _packages({name: names[name] for name in _PACKAGES if name in names})
-            if told.get("XLA_FLAGS"):
-                yield "XLA_FLAGS", str(told["XLA_FLAGS"])
-        case kinds.Gate():
+        case Bench():
+            yield from _bench_facts(tree)
+        case Gate():
             yield from _environment(tree.environment)
 
 
-def _environment(found: kinds.Environment) -> Iterator[tuple[str, str]]:
+def _bench_facts(bench: Bench) -> Iterator[tuple[str, str]]:
+    if bench.harness:
+        given = bench.harness.conditions
+        if version := bench.harness.judged.get("google-tunix"):
+            yield "Tunix", str(version)
+        if "name" in bench.harness.recipe:
+            yield "recipe", str(bench.harness.recipe["name"])
+        if given.get("device"):
+            yield "device", f"{given['device']} \N{MULTIPLICATION SIGN} {given.get('devices', 1)}"
+        yield from _packages({key.removeprefix("packages."): given[key] for key in given})
+        if given.get("XLA_FLAGS"):
+            yield "XLA_FLAGS", str(given["XLA_FLAGS"])
+    if brand := bench.machine_info.cpu.get("brand_raw"):
+        yield "processor", f"{brand}, {bench.machine_info.cpu.get('count', '?')} cores"
+    if bench.machine_info.python_version:
+        yield "Python", bench.machine_info.python_version
+
+
+def _environment(found: Environment) -> Iterator[tuple[str, str]]:
     if found.devices.kind:
         yield "device", f"{found.devices.kind} \N{MULTIPLICATION SIGN} {found.devices.count or 1}"
     if found.cpu.model:
