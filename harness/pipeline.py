@@ -41,7 +41,7 @@ from harness.models import kaggle, probe
 from harness.models import warm_start as warm_start_lib
 from harness.run_warning import RunWarning
 
-SCHEMA = "tunix-ppo-harness/result/1"
+SCHEMA = "tunix-ppo-harness/result/2"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ def run(before: float = 0.3, after: float = 0.8, seed: int = 0) -> dict[str, Any
         }
 
     return {
-        "schema": "tunix-ppo-harness/result/1",
+        "schema": "tunix-ppo-harness/result/2",
         "recipe": {"name": "tiny", "seed": seed},
         "environment": ENVIRONMENT,
         "accounting": {"surprises": [{"id": "first-step", "text": "It does nothing."}]},
@@ -99,7 +99,7 @@ def plan(peak: int = 20 * GIB, *, sweep: bool = True) -> dict[str, Any]:
         {"name": "temporaries", "bytes": peak - 13 * GIB},
     ]
     return {
-        "schema": "tunix-ppo-harness/plan/1",
+        "schema": "tunix-ppo-harness/plan/2",
         "chip": "v6e-1",
         "chips": 1,
         "hbm_bytes": limit,
@@ -203,7 +203,7 @@ def bench() -> dict[str, Any]:
         "datetime": "2026-01-01T00:00:00+00:00",
         "version": "5.3.1",
         "harness": {
-            "schema": "tunix-ppo-harness/bench/1",
+            "schema": "tunix-ppo-harness/bench/2",
             "conditions": {"device": "cpu", "devices": 1, "packages.jax": "0.10.2"},
             "recipe": {"name": "tiny"},
             "judged": {"google-tunix": "0.1.7", "commit": "b8e72409"},

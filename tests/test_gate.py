@@ -418,7 +418,7 @@ def bench_json(**changes):
 
 
 PLAN = {
-    "schema": "tunix-ppo-harness/plan/1",
+    "schema": "tunix-ppo-harness/plan/2",
     "chip": "v6e-1",
     "hbm_bytes": 33_554_432_000,
     "versions": {"jax": "0.10.2", "libtpu": "0.0.52", "google-tunix": "0.1.7"},
@@ -478,7 +478,7 @@ def test_a_wall_that_was_looked_for_counts_before_what_was_asked(tmp_path):
     [
         ("not json", "is not JSON"),
         ("[1]", "holds no JSON object"),
-        ({"schema": "tunix-ppo-harness/result/1"}, "tunix-ppo-harness/result/1"),
+        ({"schema": "tunix-ppo-harness/result/2"}, "tunix-ppo-harness/result/2"),
         ({"schema": "tunix-ppo-harness/baseline/9"}, "tunix-ppo-harness/baseline/9"),
         ({"schema": "tunix-ppo-harness/baseline/1"}, "of kind baseline, but kind: Field required"),
         ({**PLAN, "programs": [{"name": "values"}]}, "of kind plan, but programs.0.micro_batch"),
@@ -728,7 +728,7 @@ if "--core" in arguments:
     os.sched_setaffinity(0, {int(arguments[arguments.index("--core") + 1])})
 def say(tree):
     print(json.dumps(tree), flush=True)
-head = {"schema": "tunix-ppo-harness/bench/1", "conditions": {"backend": "cpu"},
+head = {"schema": "tunix-ppo-harness/bench/2", "conditions": {"backend": "cpu"},
         "recipe": {}, "judged": {"google-tunix": "1"}, "environment": {"cpu": {"count": 1}}}
 def work(passes):
     total = 0

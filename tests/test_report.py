@@ -75,7 +75,7 @@ def test_a_kind_is_recognised_by_what_the_file_holds(kind, tmp_path):
 
 
 def test_a_check_that_names_its_schema_is_recognised_too(tmp_path):
-    samples.write(tmp_path, a=samples.check() | {"schema": "tunix-ppo-harness/check/1"})
+    samples.write(tmp_path, a=samples.check() | {"schema": "tunix-ppo-harness/check/2"})
     assert [each.kind for each in reading.read([tmp_path]).used] == ["check"]
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from harness.artifacts.parts import Amount, Count, OpenPart, Part
 
-SCHEMA = "tunix-ppo-harness/bench/1"
+SCHEMA = "tunix-ppo-harness/bench/2"
 # The layout of pytest-benchmark's JSON has not changed within these.
 PYTEST_BENCHMARK = ("5",)
 
@@ -103,7 +103,7 @@ class Bench(Part):
 class Header(Part):
     """What each answer of a benchmark process begins with."""
 
-    schema_name: Literal["tunix-ppo-harness/bench/1"] = Field(alias="schema")
+    schema_name: Literal["tunix-ppo-harness/bench/2"] = Field(alias="schema")
     conditions: dict[str, Any]
     recipe: dict[str, Any]
     judged: dict[str, Any]

@@ -7,7 +7,7 @@ from pydantic import computed_field
 from harness.artifacts.parts import Part
 
 # Files of `check` have no schema as yet; one that has it is read too.
-SCHEMA = "tunix-ppo-harness/check/1"
+SCHEMA = "tunix-ppo-harness/check/2"
 Status = Literal["pass", "known-defect", "fail", "error"]
 
 

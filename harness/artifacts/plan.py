@@ -7,7 +7,7 @@ from pydantic import Field
 
 from harness.artifacts.parts import Amount, Count, OpenPart, Part, Upstream
 
-SCHEMA = "tunix-ppo-harness/plan/1"
+SCHEMA = "tunix-ppo-harness/plan/2"
 GIB = 2**30
 # Kinds of memory in the order in which they are stacked. A part is of the kind
 # whose first beginning is its whole name, or of the first that it begins with.
@@ -138,7 +138,7 @@ class Recommendation(OpenPart):
 class Plan(Part):
     """The artefact."""
 
-    schema_name: Literal["tunix-ppo-harness/plan/1"] = Field(alias="schema")
+    schema_name: Literal["tunix-ppo-harness/plan/2"] = Field(alias="schema")
     chip: str
     chips: Count = 1
     hbm_bytes: Annotated[int, Field(gt=0, le=2**63)]

@@ -15,7 +15,7 @@ from harness.artifacts.parts import (
     Upstream,
 )
 
-SCHEMA = "tunix-ppo-harness/result/1"
+SCHEMA = "tunix-ppo-harness/result/2"
 
 
 class Evaluation(OpenPart):
@@ -72,7 +72,7 @@ class Data(Part):
 class Run(Part):
     """The artefact."""
 
-    schema_name: Literal["tunix-ppo-harness/result/1"] = Field(alias="schema")
+    schema_name: Literal["tunix-ppo-harness/result/2"] = Field(alias="schema")
     recipe: dict[str, Any]
     environment: Environment
     accounting: Accounting = Accounting()
