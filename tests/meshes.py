@@ -152,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--donation", action="store_true", help="with donation beside without")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args(arguments)
-    chosen = [tuple(map(int, each.split("x"))) for each in options.mesh or []] or MESHES
+    given = [each.split("x") for each in options.mesh or []]
+    chosen = [(int(fsdp), int(tp)) for fsdp, tp in given] or MESHES
     from harness import models
     from harness import recipe as recipe_lib
     from harness.models import checkpoint, gemma

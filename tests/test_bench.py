@@ -19,7 +19,7 @@ from harness.upstream.instrument import step_programs
 
 def noted(function, *args, **kwargs):
     found = {}
-    answer = step_programs._Ear("step", function, found)(*args, **kwargs)
+    answer = step_programs._Recorder("step", function, found)(*args, **kwargs)
     return found, answer
 
 
@@ -49,11 +49,11 @@ def test_a_program_runs_again_and_again_on_donated_arguments():
 def test_a_call_under_a_trace_is_not_taken_for_the_program():
     inner = jax.jit(lambda x: x * 2)
     found = {}
-    ear = step_programs._Ear("step", inner, found)
-    np.testing.assert_array_equal(jax.jit(lambda x: ear(x) + 1)(np.ones(3)), np.full(3, 3.0))
+    recorder = step_programs._Recorder("step", inner, found)
+    np.testing.assert_array_equal(jax.jit(lambda x: recorder(x) + 1)(np.ones(3)), np.full(3, 3.0))
     assert not found
-    ear(np.ones(4))
-    ear(np.ones(5))
+    recorder(np.ones(4))
+    recorder(np.ones(5))
     assert jax.tree.leaves(found["step"].lowered.args_info)[0].shape == (4,)
 
 

@@ -11,7 +11,7 @@ import sys
 import click
 import pytest
 
-from harness import cli, crash, e2e, errors, hardware
+from harness import cli, crash, e2e, errors, hardware, upstream
 from harness import recipe as recipe_lib
 from harness.plan import regression, store, worker
 from tests.test_cli import ROOT, call
@@ -275,7 +275,7 @@ class Compiling:
 )
 def test_a_compilers_process_tells_a_crash_from_an_answer(error, known, tmp_path):
     slice_ = hardware.find_slice("v6e-1")
-    job = store.Job(recipe_lib.load("tiny"), (), slice_.name, "prefill", 1)
+    job = store.Job(recipe_lib.load("tiny"), upstream.STOCK, slice_.name, "prefill", 1)
     with (tmp_path / "answers").open("w+") as answers:
         request = json.dumps({"job": job.to_dict()})
         worker.serve(Compiling(error), iter([request]), answers)  # type: ignore[arg-type]

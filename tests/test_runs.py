@@ -9,10 +9,10 @@ import pytest
 
 from harness import models, pipeline
 from harness import recipe as recipe_lib
+from harness.artifacts import run as artifact
 from harness.data import arithmetic
 from harness.errors import HarnessError, RunStopped
 from harness.models import checkpoint, gemma
-from harness.report import kinds
 from harness.upstream.engine import donation
 from tests.conftest import run_small, small_recipe
 
@@ -69,7 +69,7 @@ def test_a_reward_of_one_value_in_every_row_is_reported_in_the_result(own_parts)
     (found,) = own_parts.json["warnings"]
     assert found["id"] == "no-reward-spread"
     assert found["text"].startswith("in 1 of 1 batch(es) all sequences had one reward: every")
-    page = kinds.Run.model_validate(own_parts.json)
+    page = artifact.Run.model_validate(own_parts.json)
     assert page.trained.accuracy == 1.0
 
 

@@ -1,6 +1,6 @@
 """Lower bounds of the times of a global step: the roofline, summed over its calls."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from harness import hardware, programs
@@ -9,7 +9,7 @@ from harness.plan import roofline, shapes
 
 
 def bounds(
-    recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Sequence[str]
+    recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Collection[str]
 ) -> dict[str, Any]:
     """Return lower bounds of the times of a global step, as plain JSON values.
 
@@ -43,7 +43,9 @@ def bounds(
     }
 
 
-def step_seconds(recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Sequence[str]) -> float:
+def step_seconds(
+    recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Collection[str]
+) -> float:
     """Return the lower bound of a global step, in seconds.
 
     Args:
@@ -86,7 +88,7 @@ def program_bound(
 
 
 def seconds_per_token_less(
-    recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Sequence[str]
+    recipe: recipe_lib.Recipe, slice_: hardware.Slice, fixes: Collection[str]
 ) -> float:
     """Return what a global step saves where the longest completion is a token shorter.
 
@@ -102,13 +104,13 @@ def seconds_per_token_less(
 
 
 def _seconds(
-    recipe: recipe_lib.Recipe, chip: hardware.Chip, count: int, fixes: Sequence[str]
+    recipe: recipe_lib.Recipe, chip: hardware.Chip, count: int, fixes: Collection[str]
 ) -> float:
     return sum(each["seconds"] for each in _phase_bounds(recipe, chip, count, fixes))
 
 
 def _phase_bounds(
-    recipe: recipe_lib.Recipe, chip: hardware.Chip, count: int, fixes: Sequence[str]
+    recipe: recipe_lib.Recipe, chip: hardware.Chip, count: int, fixes: Collection[str]
 ) -> list[dict[str, Any]]:
     found = []
     for name, members in programs.PHASES.items():

@@ -100,7 +100,7 @@ def find(
 
 
 def estimate(seen: Mapping[int, int], capacity: int) -> int | None:
-    """Estimate how many sequences fit, on the line through two sizes that are known.
+    """Estimate how many sequences fit, on the line through the two sizes nearest to the capacity.
 
     Args:
       seen: Bytes that sizes take.
@@ -112,7 +112,30 @@ def estimate(seen: Mapping[int, int], capacity: int) -> int | None:
     nearest = sorted(seen, key=lambda size: abs(seen[size] - capacity))[:2]
     if len(nearest) < 2:
         return None
-    a, b = sorted(nearest)
+    return _on_line(seen, min(nearest), max(nearest), capacity)
+
+
+def estimate_between(seen: Mapping[int, int], capacity: int) -> int | None:
+    """Estimate how many sequences fit, on the line from the largest that fits to the next known.
+
+    Close to what a chip has, the compiler trades time for memory, and sizes there take nearly the
+    same: a line through two of them says nothing of less memory.
+
+    Args:
+      seen: Bytes that sizes take.
+      capacity: Bytes that there are.
+
+    Returns:
+      A size, None as for `estimate`.
+    """
+    below = [size for size in seen if seen[size] <= capacity]
+    above = [size for size in seen if seen[size] > capacity]
+    if below and above and max(below) < min(above):
+        return _on_line(seen, max(below), min(above), capacity)
+    return estimate(seen, capacity)
+
+
+def _on_line(seen: Mapping[int, int], a: int, b: int, capacity: int) -> int | None:
     if seen[b] <= seen[a]:
         return None
     return max(0, math.floor(a + (capacity - seen[a]) * (b - a) / (seen[b] - seen[a])))
@@ -184,7 +207,7 @@ def _of_programs(
         floor=argument_bytes(members[0], resident, planner.recipe),
     )
     estimates = [
-        estimate(seen[member], limit - beside_bytes(member, resident, planner.recipe))
+        estimate_between(seen[member], limit - beside_bytes(member, resident, planner.recipe))
         for member in members
     ]
     known = [min(each, found.fits) // step * step for each in estimates if each is not None]

@@ -1,7 +1,7 @@
 """Sizes that fit with a margin and have the best bound, each by itself."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from harness import programs
@@ -150,7 +150,7 @@ def _fitting(
     return set(sizes[:low])
 
 
-def changes_of_sizes(fixes: Sequence[str]) -> list[str]:
+def changes_of_sizes(fixes: Collection[str]) -> list[str]:
     """Return what micro-batch sizes change beside speed and memory.
 
     Args:
