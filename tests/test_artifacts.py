@@ -88,10 +88,11 @@ def test_a_writer_cannot_write_what_no_reader_takes():
         Report("a", "b", found).to_dict()
 
 
-def test_bytes_are_stacked_by_kind_and_none_is_lost():
+def test_bytes_are_stacked_by_kind_and_only_what_is_there():
     names = ("actor base", "actor LoRA", "critic", "critic first moment", "temporaries", "new")
     pieces = [plan.Piece(name=name, bytes=10**place) for place, name in enumerate(names)]
-    assert plan.by_kind([*pieces, plan.Piece(name="code", bytes=0)]) == {
+    others = [plan.Piece(name="code", bytes=0), plan.Piece(name="inputs", bytes=-3)]
+    assert plan.by_kind([*pieces, *others]) == {
         "actor, frozen base": 1,
         "actor, LoRA and its optimizer": 10,
         "critic, its optimizer": 1000,

@@ -13,7 +13,7 @@ def _finite(value: Any) -> Any:
 
 # Bounded, so that no figure runs out of what a chart's arithmetic can hold.
 Count = Annotated[int, Field(ge=0, le=2**63)]
-Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=1e24, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Reading = Annotated[
     Annotated[float, Field(ge=-1e18, le=1e18, allow_inf_nan=False)] | None, BeforeValidator(_finite)

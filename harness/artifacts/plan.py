@@ -25,10 +25,10 @@ MEMORY_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class Piece(Part):
-    """Bytes by what they are of."""
+    """Bytes by what they are of; below 0 where the compiler drops arguments that live there."""
 
     name: str
-    bytes: Count
+    bytes: Annotated[int, Field(ge=-(2**63), le=2**63)]
 
 
 class Resident(OpenPart):
@@ -167,7 +167,7 @@ def by_kind(parts: Sequence[Piece]) -> dict[str, int]:
     sums = dict.fromkeys((kind for kind, _ in MEMORY_KINDS), 0)
     for part in parts:
         sums[_kind(part.name)] += part.bytes
-    return {kind: size for kind, size in sums.items() if size}
+    return {kind: size for kind, size in sums.items() if size > 0}
 
 
 def _kind(name: str) -> str:
