@@ -106,7 +106,7 @@ def timed(benchmark: Any, lab: lab_lib.Lab) -> Any:
 
 
 def extra_info(lab: lab_lib.Lab, call: lab_lib.Call, seconds: float) -> dict[str, Any]:
-    """What pytest-benchmark's own figures lack; see `Did it get worse?` in the README."""
+    """What pytest-benchmark's own figures lack; see `docs/benchmarks.md`."""
     info: dict[str, Any] = {
         "micro_batch": lab.recipe.batching.train_micro_batch,
         "dtype": lab.recipe.model.dtype,
