@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import math
+import pathlib
 import re
 import tomllib
 from types import SimpleNamespace
@@ -50,6 +51,8 @@ ACCUMULATOR = "critic gradient accumulator"
 REMATS = (None, "light", "block", "decoder")
 GIB = 2**30
 NAMES = sorted({each for name in ALWAYS for each in programs.arguments_of(name)})  # type: ignore[arg-type]
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Chip:
@@ -486,3 +489,14 @@ def test_the_command_writes_a_recipe_or_says_that_nothing_fits(
     if code == 0:
         recipe = recipe_lib.load("tiny", toml=file)
         assert recipe_lib.to_dict(recipe) == plan["recommendation"]["recipe"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "plans" / "recommended").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_a_committed_recommendation_is_a_recipe_with_what_its_head_says(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#   ")]
+    said = [line.strip("# ").partition(":")[0] for line in head if "=" in line.partition(":")[0]]
+    assert said
+    found = recipe_lib.load("gemma3-1b", toml=str(path))
+    assert found == recipe_lib.load("gemma3-1b", assignments=said)

@@ -151,6 +151,23 @@ def test_a_process_that_grows_past_the_limit_ends_with_a_word():
     assert len(said) == 1
 
 
+def test_what_is_only_held_by_the_allocator_is_given_back_before_a_rehearsal_is_ended():
+    held, given_back = [2**31], threading.Event()
+
+    def give_back() -> None:
+        held[0] = 2**29
+        given_back.set()
+
+    with rehearse.ended_beyond(
+        2**30,
+        parts_lib.Parts(),
+        resident=lambda: held[0],
+        give_back=give_back,
+        end=lambda message: pytest.fail(message),
+    ):
+        assert given_back.wait(60)
+
+
 def test_parts_within_parts_have_their_own_time_and_peak():
     ticks = iter([0.0, 1.0, 3.0, 4.0, 5.0, 9.0])
     work = iter([0.0, 1.0, 2.0, 2.0, 3.0, 4.0])

@@ -113,7 +113,7 @@ def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
     # To its end, and it is told.
     code, said, err = call(capsys, "run", "--resume", "--require-gain", "--out", out)
     assert (code, err) == (int(not finished_run.result.gained), "")
-    for words in ("before PPO", "after PPO", "(patched); fixes: reward-truncated"):
+    for words in ("before PPO", "after PPO", f"(patched); fixes: {finished_run.result.fixes[0]}"):
         assert words in " ".join(said.split())
     assert killing.differences(out, finished_run.out) == []
     # Complete: nothing is done again.
@@ -619,7 +619,7 @@ def test_several_hosts_are_refused_with_the_known_reason(capsys, tmp_path, monke
     code, _, err = call(capsys, "run", "--out", tmp_path / "out")
     assert (code, err.count("\n")) == (2, 1)
     assert "2 hosts are joined here" in err
-    assert "several-hosts among the known issues" in err
+    assert "known issue several-hosts: " in err
     assert upstream.known_issue("several-hosts").fix is None
     assert not (tmp_path / "out").exists()
 

@@ -92,7 +92,8 @@ def with_moments_in(
     """
 
     def init(params: Any) -> Any:
-        return cast(optimizer.init(cast(params, jnp.float32)), dtype)
+        # Moments begin at zero: made in the dtype at once, there is no larger state to convert.
+        return optimizer.init(cast(params, dtype))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         gradients, state, params = cast((updates, state, params), jnp.float32)
