@@ -72,7 +72,7 @@ def test_every_fixture_is_documented_where_pytest_prints_them(pytester: pytest.P
         "actor",
         "critic",
         "reward_fn",
-        "choose_fixes",
+        "fixes",
         "cluster",
         "learner",
         "rollout_batch",

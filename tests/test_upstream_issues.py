@@ -99,7 +99,7 @@ def test_adding_and_deleting_a_file_is_all_that_the_commands_need(tmp_path):
         env={**os.environ, "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
     )
     assert asked.returncode == 2
-    _, _, known = asked.stderr.partition("no entry 'nan-reward-zero': use one of ")
+    _, _, known = asked.stderr.partition("no known issue 'nan-reward-zero': use one of ")
     names = {each.id for each in upstream.KNOWN_ISSUES}
     assert set(known.strip().split(", ")) == names - {"nan-reward-zero"} | {"made-up"}
 
