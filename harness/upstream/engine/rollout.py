@@ -193,6 +193,7 @@ class EngineRollout(vanilla_rollout.VanillaRollout):
         self._key = jax.random.PRNGKey(seed)
         self._temperature = rollout_config.temperature
         self._noise_offset = 0
+        self._fresh_key: jax.Array | None = None
         self.calls = 0
 
     def begin_mini_batch(self, number: int) -> None:
@@ -216,8 +217,13 @@ class EngineRollout(vanilla_rollout.VanillaRollout):
         return super().generate(prompts, rollout_config, **kwargs)
 
     def noise_key(self) -> jax.Array:
-        """Return the key of the next generation's noise."""
-        return keys.fold_in(self._key, self.calls + self._noise_offset)
+        """Return the key of the next generation's noise, made anew: it may be donated."""
+        self._fresh_key = keys.fold_in(self._key, self.calls + self._noise_offset)
+        return self._fresh_key
+
+    def made_for_this_call(self, seed: Any) -> bool:
+        """Return whether a seed is the newest of `noise_key`, which nothing else holds."""
+        return seed is self._fresh_key
 
     def get_per_token_logps(
         self, prompt_tokens: jax.Array, completion_tokens: jax.Array, **kwargs: Any

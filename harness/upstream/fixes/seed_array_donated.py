@@ -95,6 +95,6 @@ class Fix(points.Fix):
     """Give the sampler a copy of the seed to donate."""
 
     def generation(self, worker: Any, config: Any) -> Any:
-        if not isinstance(config.seed, jax.Array):
+        if not isinstance(config.seed, jax.Array) or worker.made_for_this_call(config.seed):
             return config
         return dataclasses.replace(config, seed=jnp.array(config.seed))
