@@ -35,13 +35,12 @@ from harness import (
 )
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
+from harness.artifacts import run as artifact
 from harness.measure import environment, memory, parts
 from harness.measure.phases import Phases
 from harness.models import kaggle, probe
 from harness.models import warm_start as warm_start_lib
 from harness.run_warning import RunWarning
-
-SCHEMA = "tunix-ppo-harness/result/2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Return `result.json` as plain JSON values."""
         return {
-            "schema": SCHEMA,
+            "schema": artifact.SCHEMA,
             "recipe": recipe_lib.to_dict(self.recipe),
             "environment": self.environment,
             "accounting": self.account.to_dict(),

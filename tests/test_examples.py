@@ -99,7 +99,9 @@ SNIPPETS = {
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_a_snippet_of_the_documentation_runs(name):
     """Each as it stands; one that defines a fixture or a test has to define it alone."""
-    exec(compile(SNIPPETS[name], name, "exec"), {})
+    names: dict[str, object] = {}
+    exec(compile(SNIPPETS[name], name, "exec"), names)
+    assert names.keys() > {"__builtins__"}
 
 
 @pytest.mark.parametrize("name", [name for name, text in SNIPPETS.items() if "@pytest" in text])

@@ -85,8 +85,8 @@ class Hook:
                     delattr(owner, self.attribute)
 
 
-def _cluster(name: str, attribute: str) -> Hook:
-    return Hook(name, lambda cluster: cluster, attribute)
+def _own(name: str, attribute: str) -> Hook:
+    return Hook(name, lambda of: of, attribute)
 
 
 def _rollout(name: str, attribute: str) -> Hook:
@@ -99,14 +99,6 @@ def _sampler(name: str, attribute: str) -> Hook:
 
 def _inference(name: str, attribute: str) -> Hook:
     return Hook(name, lambda cluster: cluster.inference_worker, attribute)
-
-
-def _learner(name: str, attribute: str) -> Hook:
-    return Hook(name, lambda learner: learner, attribute)
-
-
-def _trainer(name: str, attribute: str) -> Hook:
-    return Hook(name, lambda trainer: trainer, attribute)
 
 
 def _module(name: str, module: Any, attribute: str) -> Hook:
@@ -125,21 +117,21 @@ PREFILL = _sampler("prefill", "_compiled_prefill_fn")
 DECODE = _sampler("decode", "_compiled_decode_fn")
 LOG_PROBS = _rollout("log-probs", "get_per_token_logps")
 VALUES = _inference("values", "get_values")
-LOG = _cluster("what is logged of a global step", "_log_metrics")
-CLOSE = _cluster("the end of a training", "close")
+LOG = _own("what is logged of a global step", "_log_metrics")
+CLOSE = _own("the end of a training", "close")
 # Of a learner.
-REWARDS = _learner("rewards", "_compute_rewards")
-ADVANTAGES = _learner("a group's advantages", "_generate_and_compute_advantage")
+REWARDS = _own("rewards", "_compute_rewards")
+ADVANTAGES = _own("a group's advantages", "_generate_and_compute_advantage")
 # Of a trainer.
-GRADIENT = _trainer("a gradient", "train")
-EVALUATION = _trainer("validation", "_run_eval")
-FIGURES = _trainer("a step's loss and norm", "_buffer_metrics")
-AUXILIARY_FIGURES = _trainer("a step's other figures", "_post_process_train_step")
-STEPS = _trainer("the making of the compiled steps", "jit_train_and_eval_step")
+GRADIENT = _own("a gradient", "train")
+EVALUATION = _own("validation", "_run_eval")
+FIGURES = _own("a step's loss and norm", "_buffer_metrics")
+AUXILIARY_FIGURES = _own("a step's other figures", "_post_process_train_step")
+STEPS = _own("the making of the compiled steps", "jit_train_and_eval_step")
 # Of a metrics logger.
-LOGGED = Hook("a figure that is logged", lambda logger: logger, "log")
+LOGGED = _own("a figure that is logged", "log")
 # Of a function that `nnx.jit` made, or of what stands in its place.
-JITTED = Hook("a compiled function", lambda holder: holder, "jitted_fn")
+JITTED = _own("a compiled function", "jitted_fn")
 # Of Tunix's modules, while a cluster or a learner is built or a program is called.
 CLUSTER_UTILITIES = _module("a cluster's utilities", rl_cluster, "rl_utils")
 TRAINER_FLAX = _module("a trainer's flax", peft_trainer, "nnx")

@@ -27,7 +27,6 @@ from harness.upstream.selection import STOCK, Fixes
 RewardFn = Callable[..., Sequence[float]]
 Learner = ppo_learner.PPOLearner
 TrainExample = ppo_learner.TrainExample
-LossFn = Callable[..., tuple[jax.Array, dict[str, Any]]]
 
 
 class Watcher(Protocol):

@@ -104,7 +104,9 @@ class Fix(points.Fix):
         tokens = [float(np.asarray(example.completion_mask).sum()) for example in examples]
         mean = max(sum(tokens), 1.0) / max(len(tokens), 1)
         return [
-            _weighted(example, np.full(len(example.completion_mask), own / mean, np.float32))
+            _weighted(
+                example, jnp.asarray(np.full(len(example.completion_mask), own / mean, np.float32))
+            )
             for example, own in zip(examples, tokens, strict=True)
         ]
 
@@ -129,6 +131,4 @@ class Fix(points.Fix):
 def _weighted(example: Any, share: Any) -> WeightedExample:
     names = [field.name for field in dataclasses.fields(ppo_learner.TrainExample)]  # type: ignore[arg-type]
     fields = {name: getattr(example, name) for name in names}
-    return WeightedExample(
-        **fields, share=jnp.asarray(share) if isinstance(share, np.ndarray) else share
-    )
+    return WeightedExample(**fields, share=share)
