@@ -7,7 +7,7 @@ import pytest
 
 from harness import docs, recipe, upstream
 from harness.docs import __main__ as command
-from harness.docs import known_issues, markdown, recipe_fields
+from harness.docs import markdown, recipe_fields
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -84,13 +84,13 @@ def test_a_known_issue_has_its_section(each, made):
     section = made["known_issues.md"].partition(f"### {each.id}\n")[2].partition("\n### ")[0]
     assert f"**Releases**: {', '.join(each.releases)}" in section
     assert all(f"properties.md#{name}" in section for name in each.shown_by)
-    fixed = known_issues.fix_text(each)
+    fixed = each.fix
     assert f"**Fix**: {markdown.plain(fixed or 'none')}" in section
 
 
 def test_the_readme_counts_the_known_issues():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    fixed = sum(known_issues.fix_text(each) is not None for each in upstream.KNOWN_ISSUES)
+    fixed = sum(each.fix is not None for each in upstream.KNOWN_ISSUES)
     assert f"{len(upstream.KNOWN_ISSUES)} issues in Tunix's PPO are known" in text
     assert f"{fixed} are fixed" in text
 

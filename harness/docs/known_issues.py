@@ -1,25 +1,15 @@
 """The page of what is known to be wrong in Tunix's PPO, read from the registry."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from harness import upstream
 from harness.docs import markdown
-
-# Headings of what an issue says of itself, by attribute. The first attribute that
-# an issue has is used.
-_ASPECTS = {
-    "Where": ("where",),
-    "Effect": ("effect",),
-    "Fix": ("fix",),
-    "Properties": ("shown_by", "properties"),
-    "Releases": ("releases",),
-}
 
 
 def page() -> str:
     """Return the page: a table of all issues, and a section for each."""
     issues = upstream.KNOWN_ISSUES
-    fixed = [each for each in issues if fix_text(each)]
+    fixed = [each for each in issues if each.fix]
     blocks = [
         f"{len(issues)} issues in the PPO of Tunix are known; {len(fixed)} are fixed by the "
         f"harness unless `--upstream stock` asks for Tunix as installed. {_by_release(issues)} "
@@ -29,14 +19,14 @@ def page() -> str:
         "## Fixed",
         _table(fixed),
         "## Not fixed",
-        _table([each for each in issues if not fix_text(each)]),
+        _table([each for each in issues if not each.fix]),
         "## Details",
         *(_section(each) for each in issues),
     ]
     return markdown.page("Known issues", *blocks)
 
 
-def _by_release(issues: Any) -> str:
+def _by_release(issues: Sequence[upstream.KnownIssue]) -> str:
     counts = [
         f"{release} has {sum(release in each.releases for each in issues)}"
         for release in upstream.SUPPORTED
@@ -44,7 +34,7 @@ def _by_release(issues: Any) -> str:
     return " and ".join(counts) + "."
 
 
-def _table(issues: Any) -> str:
+def _table(issues: Sequence[upstream.KnownIssue]) -> str:
     lines = [
         [
             f"[`{each.id}`](#{each.id})",
@@ -57,35 +47,18 @@ def _table(issues: Any) -> str:
     return markdown.table(("id", "what is wrong", "effect", "releases"), lines)
 
 
-def _section(issue: Any) -> str:
+def _section(issue: upstream.KnownIssue) -> str:
+    aspects = {
+        "Where": markdown.code(issue.where),
+        "Effect": markdown.plain(issue.effect),
+        "Fix": markdown.plain(issue.fix or "none"),
+        "Properties": ", ".join(f"[`{each}`](properties.md#{each})" for each in issue.shown_by),
+        "Releases": _releases(issue),
+    }
     lines = [f"### {issue.id}", "", f"**{markdown.plain(issue.title)}**", ""]
-    for heading, names in _ASPECTS.items():
-        text = _aspect(issue, heading, names)
-        if text:
-            lines.append(f"- **{heading}**: {text}")
+    lines += [f"- **{heading}**: {text}" for heading, text in aspects.items() if text]
     return "\n".join(lines)
 
 
-def _aspect(issue: Any, heading: str, names: tuple[str, ...]) -> str:
-    if heading == "Fix":
-        return markdown.plain(fix_text(issue) or "none")
-    if heading == "Releases":
-        return _releases(issue)
-    value = next((getattr(issue, name) for name in names if hasattr(issue, name)), None)
-    if heading == "Properties":
-        return ", ".join(f"[`{each}`](properties.md#{each})" for each in value or ())
-    if heading == "Where":
-        return markdown.code(value) if value else ""
-    return markdown.plain(value or "")
-
-
-def fix_text(issue: Any) -> str | None:
-    """Return what the fix of an issue does, or None if there is no fix."""
-    value = next((getattr(issue, name) for name in _ASPECTS["Fix"] if hasattr(issue, name)), None)
-    if value is None or isinstance(value, str):
-        return value
-    return markdown.summary(value).partition("\n\n")[0]
-
-
-def _releases(issue: Any) -> str:
+def _releases(issue: upstream.KnownIssue) -> str:
     return ", ".join(issue.releases)
