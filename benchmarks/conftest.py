@@ -1,4 +1,4 @@
-"""What the benchmarks share: a lab at each set of sizes, and what the JSON lacks."""
+"""What the benchmarks share: a context at each set of sizes, and what the JSON lacks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from harness import recipe as recipe_lib
-from harness.bench import lab as lab_lib
+from harness.bench import context as context_lib
 from harness.bench import worker
 from harness.measure import environment, memory, programs
 
@@ -49,8 +49,8 @@ def _sizes(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
     rollout and scoring run, not in whole steps.
     """
     config = metafunc.config
-    recipe = lab_lib.recipe_for(_preset(config), assignments=_assignments(config))
-    rows = lab_lib.micro_batches(recipe)
+    recipe = context_lib.recipe_for(_preset(config), assignments=_assignments(config))
+    rows = context_lib.micro_batches(recipe)
     own = recipe.model.dtype
     other = "float32" if own == "bfloat16" else "bfloat16"
     sizes = [(own, str(each)) for each in rows]
@@ -71,27 +71,27 @@ def size(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def lab(size: tuple[str, str], request: pytest.FixtureRequest) -> Iterator[lab_lib.Lab]:
+def context(size: tuple[str, str], request: pytest.FixtureRequest) -> Iterator[context_lib.Context]:
     dtype, rows = size
     config = request.config
-    recipe = lab_lib.recipe_for(
+    recipe = context_lib.recipe_for(
         _preset(config),
         assignments=_assignments(config),
         dtype=dtype,
         micro_batch=int(rows),
     )
-    own = lab_lib.recipe_for(_preset(config)).model.dtype
+    own = context_lib.recipe_for(_preset(config)).model.dtype
     whole = dtype == own or jax.default_backend() != "cpu"
-    with lab_lib.Lab(recipe, updates=whole) as made:
+    with context_lib.Context(recipe, updates=whole) as made:
         yield made
 
 
 @pytest.fixture
-def timed(benchmark: Any, lab: lab_lib.Lab) -> Any:
-    """Time one of the lab's calls, donated inputs made anew before each round."""
+def timed(benchmark: Any, context: context_lib.Context) -> Any:
+    """Time one of the context's calls, donated inputs made anew before each round."""
 
     def time_it(name: str, rounds: int = 10) -> None:
-        call = lab.call(name)
+        call = context.call(name)
         call.run(call.prepare())  # whatever is compiled late is compiled now
         benchmark.group = name
         benchmark.pedantic(
@@ -100,25 +100,27 @@ def timed(benchmark: Any, lab: lab_lib.Lab) -> Any:
             rounds=rounds,
             warmup_rounds=1,
         )
-        benchmark.extra_info.update(extra_info(lab, call, benchmark.stats.stats.median))
+        benchmark.extra_info.update(extra_info(context, call, benchmark.stats.stats.median))
 
     return time_it
 
 
-def extra_info(lab: lab_lib.Lab, call: lab_lib.Call, seconds: float) -> dict[str, Any]:
+def extra_info(
+    context: context_lib.Context, call: context_lib.Call, seconds: float
+) -> dict[str, Any]:
     """What pytest-benchmark's own figures lack; see `docs/benchmarks.md`."""
     info: dict[str, Any] = {
-        "micro_batch": lab.recipe.batching.train_micro_batch,
-        "dtype": lab.recipe.model.dtype,
+        "micro_batch": context.recipe.batching.train_micro_batch_size,
+        "dtype": context.recipe.model.dtype,
         "tokens": call.tokens,
         "tokens_per_second": call.tokens / seconds,
-        "device": lab_lib.device_kind(),
+        "device": context_lib.device_kind(),
         # Of this process so far: see test_memory.py for the peak of one program.
         "device_peak_bytes": memory.peak_bytes(),
     }
-    if call.name in lab.programs:
-        figures = lab.figures(call.name)
-        trips = lab.trips(call.name)
+    if call.name in context.programs:
+        figures = context.figures(call.name)
+        trips = context.trips(call.name)
         per_call = {
             name: None if figures[name] is None else figures[name] * trips
             for name in ("flops", "bytes_accessed")
@@ -126,9 +128,9 @@ def extra_info(lab: lab_lib.Lab, call: lab_lib.Call, seconds: float) -> dict[str
         info |= figures
         info |= {
             "loop_trips": trips,
-            "compile_seconds": lab.programs[call.name].compile_seconds,
+            "compile_seconds": context.programs[call.name].compile_seconds,
             "roofline_fraction": programs.roofline_fraction(
-                lab_lib.device_kind(), seconds, per_call["flops"], per_call["bytes_accessed"]
+                context_lib.device_kind(), seconds, per_call["flops"], per_call["bytes_accessed"]
             ),
         }
     return info
@@ -137,7 +139,7 @@ def extra_info(lab: lab_lib.Lab, call: lab_lib.Call, seconds: float) -> dict[str
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict) -> None:
     """Add the conditions by which the gate knows what may be compared."""
     del benchmarks
-    recipe = lab_lib.recipe_for(_preset(config), assignments=_assignments(config))
+    recipe = context_lib.recipe_for(_preset(config), assignments=_assignments(config))
     output_json["harness"] = {
         "schema": worker.SCHEMA,
         "conditions": environment.conditions(),

@@ -2,7 +2,7 @@
 
 No device resets its peak, so that each is measured in a process of its own, in
 which all other programs have the smallest micro-batch: `--own-process`. A CPU
-tells no peak: there the compiler's figures are all there is, and the labs of
+tells no peak: there the compiler's figures are all there is, and the contexts of
 the other benchmarks give them.
 """
 
@@ -25,8 +25,8 @@ def test_peak(name, size, benchmark, request):
     if request.config.getoption("--own-process"):
         found = benchmark.pedantic(measure, args=(name, dtype, rows, request.config), rounds=1)
     else:
-        lab = request.getfixturevalue("lab")
-        figures = benchmark.pedantic(lab.figures, args=(name,), rounds=1)
+        context = request.getfixturevalue("context")
+        figures = benchmark.pedantic(context.figures, args=(name,), rounds=1)
         found = {"compiled_peak_bytes": figures["peak_bytes"], "measured_peak_bytes": None}
     benchmark.extra_info.update(found)
     benchmark.extra_info.update({"micro_batch": int(rows), "dtype": dtype})

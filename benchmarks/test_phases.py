@@ -49,13 +49,13 @@ def test_critic_step(timed):
 
 
 @pytest.mark.updates
-def test_global_step(timed, lab, benchmark):
+def test_global_step(timed, context, benchmark):
     with compiles.Listener() as listener:
         for _ in range(2):
-            lab.steps.step()
-        warm = listener.heard
+            context.steps.step()
+        warm = listener.statistics
         timed("global_step")
-    steady = listener.heard.since(warm)
+    steady = listener.statistics.since(warm)
     benchmark.extra_info["compile_count"] = warm.compiles + warm.cache_hits
     benchmark.extra_info["compile_seconds"] = warm.compile_seconds
     benchmark.extra_info["retraces"] = steady.traces + steady.compiles + steady.cache_hits

@@ -110,10 +110,10 @@ def plain_learner(
             critic_optimizer=optimizer(recipe.optimizers.critic_learning_rate),
             max_steps=steps,
             eval_every_n_steps=10,
-            mini_batch_size=recipe.batching.mini_batch,
-            train_micro_batch_size=recipe.batching.train_micro_batch,
-            rollout_micro_batch_size=recipe.batching.rollout_micro_batch,
-            compute_logps_micro_batch_size=recipe.batching.logps_micro_batch,
+            mini_batch_size=recipe.batching.mini_batch_size,
+            train_micro_batch_size=recipe.batching.train_micro_batch_size,
+            rollout_micro_batch_size=recipe.batching.rollout_micro_batch_size,
+            compute_logps_micro_batch_size=recipe.batching.compute_logps_micro_batch_size,
             checkpoint_root_directory=f"{folder}/checkpoints",
             checkpointing_options=ocp.CheckpointManagerOptions(
                 save_interval_steps=recipe.checkpoints.save_interval_steps, max_to_keep=4
@@ -127,7 +127,7 @@ def plain_learner(
             temperature=recipe.rollout.temperature,
             top_p=recipe.rollout.top_p,
             top_k=recipe.rollout.top_k,
-            eos_tokens=list(tok.end_ids(recipe.rollout.end_tokens)),
+            eos_tokens=list(tok.end_ids(recipe.rollout.stop_tokens)),
         ),
     )
     cluster = rl_cluster.RLCluster(actor=actor, critic=critic, tokenizer=tok, cluster_config=config)

@@ -12,7 +12,13 @@ def recipe() -> recipe_lib.Recipe:
         "tiny",
         assignments=[
             "lora.rank=4",
-            *(f"batching.{name}=8" for name in ("batch", "mini_batch", "train_micro_batch")),
-            *(f"batching.{name}=8" for name in ("rollout_micro_batch", "logps_micro_batch")),
+            *(
+                f"batching.{name}=8"
+                for name in ("rollout_batch_size", "mini_batch_size", "train_micro_batch_size")
+            ),
+            *(
+                f"batching.{name}=8"
+                for name in ("rollout_micro_batch_size", "compute_logps_micro_batch_size")
+            ),
         ],
     )

@@ -107,7 +107,11 @@ class Account:
 
 def optimizer_steps_per_batch(recipe: recipe_lib.Recipe) -> int:
     """Optimizer steps of each model in one global step: mini-batches times epochs."""
-    return recipe.batching.batch // recipe.batching.mini_batch * recipe.ppo.num_epochs
+    return (
+        recipe.batching.rollout_batch_size
+        // recipe.batching.mini_batch_size
+        * recipe.ppo.num_epochs
+    )
 
 
 def max_steps(recipe: recipe_lib.Recipe) -> int:
@@ -122,8 +126,10 @@ def max_steps(recipe: recipe_lib.Recipe) -> int:
     if asked == "all":
         return _batches(recipe) * optimizer_steps_per_batch(recipe)
     data, batching = recipe.data, recipe.batching
-    problems = data.num_batches * data.train_fraction * data.num_epochs * batching.batch
-    return max(1, int(problems // batching.mini_batch))
+    problems = (
+        data.num_batches * data.train_fraction * data.num_epochs * batching.rollout_batch_size
+    )
+    return max(1, int(problems // batching.mini_batch_size))
 
 
 def global_steps(recipe: recipe_lib.Recipe) -> int:
@@ -139,9 +145,9 @@ def whitening_groups(batching: recipe_lib.Batching) -> tuple[int, ...]:
     multiple of the rollout and log-prob micro-batches, and computes
     advantages over what it gathered; the end of a mini-batch closes a group.
     """
-    target = math.lcm(batching.rollout_micro_batch, batching.logps_micro_batch)
-    group = math.ceil(target / batching.train_micro_batch) * batching.train_micro_batch
-    whole, rest = divmod(batching.mini_batch, group)
+    target = math.lcm(batching.rollout_micro_batch_size, batching.compute_logps_micro_batch_size)
+    group = math.ceil(target / batching.train_micro_batch_size) * batching.train_micro_batch_size
+    whole, rest = divmod(batching.mini_batch_size, group)
     return (group,) * whole + ((rest,) if rest else ())
 
 
@@ -198,14 +204,16 @@ def account(
     batching, rollout, model = recipe.batching, recipe.rollout, recipe.model
     steps = global_steps(recipe)
     updates = optimizer_steps(recipe, overshoots=overshoots)
-    rollouts = steps * batching.batch
+    rollouts = steps * batching.rollout_batch_size
     groups = whitening_groups(batching)
-    calls = batching.batch // batching.rollout_micro_batch
+    calls = batching.rollout_batch_size // batching.rollout_micro_batch_size
     if not one_policy:
-        per_mini_batch = sum(math.ceil(group / batching.rollout_micro_batch) for group in groups)
-        calls = batching.batch // batching.mini_batch * per_mini_batch
+        per_mini_batch = sum(
+            math.ceil(group / batching.rollout_micro_batch_size) for group in groups
+        )
+        calls = batching.rollout_batch_size // batching.mini_batch_size * per_mini_batch
     available, tested = _problems(recipe, "train"), _problems(recipe, "test")
-    asked = recipe.data.num_test_batches * batching.batch
+    asked = recipe.data.num_test_batches * batching.rollout_batch_size
     saved = checkpoint_steps(recipe, overshoots=overshoots)
     return Account(
         problems_available=available,
@@ -216,7 +224,7 @@ def account(
         rollouts=rollouts,
         generations=steps * calls,
         whitening_groups=groups,
-        gradient_accumulation=batching.mini_batch // batching.train_micro_batch,
+        gradient_accumulation=batching.mini_batch_size // batching.train_micro_batch_size,
         optimizer_steps_per_batch=optimizer_steps_per_batch(recipe),
         max_steps=max_steps(recipe),
         optimizer_steps=updates,
@@ -230,7 +238,7 @@ def account(
         cache_positions_needed=rollout.max_prompt_length + rollout.max_new_tokens,
         cache_bytes=2
         * model.num_layers
-        * batching.rollout_micro_batch
+        * batching.rollout_micro_batch_size
         * rollout.cache_size
         * model.num_kv_heads
         * model.head_dim
@@ -240,7 +248,10 @@ def account(
 
 
 def _problems_seen(recipe: recipe_lib.Recipe) -> int:
-    return min(recipe_lib.train_batches(recipe), global_steps(recipe)) * recipe.batching.batch
+    return (
+        min(recipe_lib.train_batches(recipe), global_steps(recipe))
+        * recipe.batching.rollout_batch_size
+    )
 
 
 def _problems(recipe: recipe_lib.Recipe, split: str) -> int | None:
@@ -269,7 +280,7 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
     batches, steps, limit = _batches(recipe), global_steps(recipe), max_steps(recipe)
     per_batch = optimizer_steps_per_batch(recipe)
     last = optimizer_steps(recipe, overshoots=overshoots)
-    mini_batches = batching.batch // batching.mini_batch
+    mini_batches = batching.rollout_batch_size // batching.mini_batch_size
     available = _problems(recipe, "train")
     seen = _problems_seen(recipe)
     groups = whitening_groups(batching)
@@ -300,34 +311,36 @@ def _surprises(recipe: recipe_lib.Recipe, overshoots: bool) -> tuple[Surprise, .
             "The first optimizer step has learning rate 0: the warm-up begins there.",
         ),
         (
-            "<end_of_turn>" not in rollout.end_tokens,
+            "<end_of_turn>" not in rollout.stop_tokens,
             "no-end-of-turn",
             "Completions do not stop at <end_of_turn>, where an instruction-tuned Gemma ends its "
             f"turn: each runs on to {rollout.max_new_tokens} tokens, and so does the loop that "
             "samples them, which ends when all have. "
-            'rollout.end_tokens=["<eos>", "<end_of_turn>"] stops them.',
+            'rollout.stop_tokens=["<eos>", "<end_of_turn>"] stops them.',
         ),
         (
-            min(groups) < batching.batch,
+            min(groups) < batching.rollout_batch_size,
             "whitening-group",
             f"Stock, advantages are whitened over {min(groups)} sequences, not over the batch "
-            f"of {batching.batch}: the micro-batch sizes change the algorithm. Setting "
-            "batching.rollout_micro_batch or batching.logps_micro_batch to the mini-batch "
-            "whitens over the mini-batch.",
+            f"of {batching.rollout_batch_size}: the micro-batch sizes change the algorithm. "
+            "Setting "
+            "batching.rollout_micro_batch_size or batching.compute_logps_micro_batch_size to the "
+            "mini-batch whitens over the mini-batch.",
         ),
         (
             mini_batches > 1,
             "mini-batches-are-on-policy",
             f"Stock, each mini-batch is sampled after the update from the one before: this is "
-            f"{mini_batches} on-policy batches of {batching.mini_batch}, not {mini_batches} "
-            f"updates from one batch of {batching.batch}.",
+            f"{mini_batches} on-policy batches of {batching.mini_batch_size}, not {mini_batches} "
+            f"updates from one batch of {batching.rollout_batch_size}.",
         ),
         (
-            batching.train_micro_batch < batching.mini_batch,
+            batching.train_micro_batch_size < batching.mini_batch_size,
             "micro-batch-changes-gradient",
             "Stock, the policy loss is a token mean in each micro-batch of "
-            f"{batching.train_micro_batch}, then a mean over micro-batches: with "
-            "completions of unequal length the gradient depends on batching.train_micro_batch.",
+            f"{batching.train_micro_batch_size}, then a mean over micro-batches: with "
+            "completions of unequal length the gradient depends on "
+            "batching.train_micro_batch_size.",
         ),
         (
             rollout.temperature != 1.0,
@@ -407,7 +420,7 @@ def _rounding(recipe: recipe_lib.Recipe) -> list[tuple[bool, str, str]]:
             remedy = f"Raise optimizers.{role}_learning_rate."
         found.append((share >= _LEAST_SHARE, f"{role}-updates-lost", text + remedy))
     slow = [name for name in ("b1", "b2") if not rounding.decays(getattr(config, name), moments)]
-    accumulated = recipe.batching.mini_batch // recipe.batching.train_micro_batch
+    accumulated = recipe.batching.mini_batch_size // recipe.batching.train_micro_batch_size
     sums = precision.accumulators_dtype
     return [
         *found,

@@ -176,7 +176,7 @@ def figures(result: pipeline.Result, planned: Mapping[str, Any] | None) -> list[
     # One process may not have done it all.
     if result.resumed_at is None and "train" in seconds:
         drawn = sum(row["completion_tokens_mean"] for row in result.steps)
-        rate = drawn * result.recipe.batching.batch / seconds["train"]
+        rate = drawn * result.recipe.batching.rollout_batch_size / seconds["train"]
         found.append(Figure("completion tokens per second of training", f"{rate:.1f}"))
     found += [
         Figure(

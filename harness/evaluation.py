@@ -23,8 +23,8 @@ class Sample:
       completion_pass: Number of the pass, from 0.
       question: The question alone.
       answer: The right answer.
-      completion: The text that the model wrote, without end token.
-      tokens: Tokens before the end token.
+      completion: The text that the model wrote, without stop token.
+      tokens: Tokens before the stop token.
       score: What the rule of `evaluation.rule` gives: by default the recipe's
         reward, 1 for a right answer, 0.1 for a well-formed one, 0 otherwise.
         None where a function of the user's own gave what is not finite.
@@ -152,7 +152,7 @@ def evaluate(
     for number, batch in enumerate(batches):
         rows = len(batch["prompts"])
         # A smaller last batch is filled up, so that one compiled program serves all.
-        filled = np.resize(batch["prompts"], recipe.batching.batch)
+        filled = np.resize(batch["prompts"], recipe.batching.rollout_batch_size)
         best = np.zeros((2, rows), bool)
         for index in range(recipe.evaluation.passes):
             key = _key(recipe.seed, index, number)

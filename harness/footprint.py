@@ -83,7 +83,7 @@ def of(recipe: recipe_lib.Recipe) -> Footprint:
     adapted = recipe.critic.lora
     critic = policy if adapted is None else lora_parameters(recipe.model, adapted)
     critic += recipe.model.embed_dim  # the score head
-    accumulates = recipe.batching.train_micro_batch < recipe.batching.mini_batch
+    accumulates = recipe.batching.train_micro_batch_size < recipe.batching.mini_batch_size
     accumulator = _BYTES[precision.accumulators_dtype] if accumulates else 0
     drawn = _BYTES[recipe.rollout.dtype or recipe.model.dtype]
     copied = 0
@@ -236,7 +236,7 @@ def check(recipe: recipe_lib.Recipe, available: Capacity | None) -> None:
 
 def _remedy(recipe: recipe_lib.Recipe, available: Capacity) -> str:
     """Return the smallest change that fits, as settings."""
-    one_step = f"batching.train_micro_batch={recipe.batching.mini_batch}"
+    one_step = f"batching.train_micro_batch_size={recipe.batching.mini_batch_size}"
     adapted = f"critic.lora.rank={recipe.lora.rank}"
     for changes in (
         ["model.dtype=bfloat16"],

@@ -354,7 +354,9 @@ def write(result: Result, out: pathlib.Path) -> None:
 
 
 def _test_problems(recipe: recipe_lib.Recipe, dataset: data.Dataset) -> int:
-    return min(dataset.problems["test"], recipe.data.num_test_batches * recipe.batching.batch)
+    return min(
+        dataset.problems["test"], recipe.data.num_test_batches * recipe.batching.rollout_batch_size
+    )
 
 
 def _read(kept: progress.Progress) -> Result:

@@ -22,9 +22,9 @@ ROLLOUT = (Program.PREFILL, Program.DECODE)
 TRAIN = (Program.ACTOR_STEP, Program.CRITIC_STEP)
 # The fields of a recipe's `batching`, and the programs whose sequences each one sets.
 SIZED_BY: Mapping[str, tuple[Program, ...]] = {
-    "rollout_micro_batch": ROLLOUT,
-    "logps_micro_batch": (Program.LOGPS, Program.REFERENCE_LOGPS, Program.VALUES),
-    "train_micro_batch": TRAIN,
+    "rollout_micro_batch_size": ROLLOUT,
+    "compute_logps_micro_batch_size": (Program.LOGPS, Program.REFERENCE_LOGPS, Program.VALUES),
+    "train_micro_batch_size": TRAIN,
 }
 # The phases of a global step, and the programs of each.
 PHASES: Mapping[str, tuple[Program, ...]] = {

@@ -264,7 +264,7 @@ class Rollout:
       top_p: Nucleus (Holtzman et al. 2019, arXiv:1904.09751); 1 keeps all.
       top_k: Number of likeliest tokens kept; none keeps all.
       cache_size: Positions in the key-value cache.
-      end_tokens: Pieces that end a completion.
+      stop_tokens: Pieces that end a completion.
       dtype: Dtype of the copy of the policy that completions are drawn from, and of the
         key-value cache. None draws from the policy itself. Log-probs that training uses are the
         policy's own in any case.
@@ -276,7 +276,7 @@ class Rollout:
     top_p: PositiveFraction = 1.0
     top_k: PositiveInt | None = 50
     cache_size: PositiveInt = 1024
-    end_tokens: Annotated[tuple[str, ...], Field(min_length=1)] = ("<eos>",)
+    stop_tokens: Annotated[tuple[str, ...], Field(min_length=1)] = ("<eos>",)
     dtype: Dtype | None = None
 
     def __post_init__(self) -> None:
@@ -324,27 +324,28 @@ class Batching:
     """How a batch is cut. Counts are sequences.
 
     Attributes:
-      batch: Problems in one rollout batch.
-      mini_batch: Sequences behind one optimizer step; divides `batch`.
-      train_micro_batch: Sequences in one gradient; divides `mini_batch`.
-      rollout_micro_batch: Sequences generated at once; divides `batch`.
-      logps_micro_batch: Sequences whose log-probs are computed at once;
-        divides `batch`.
+      rollout_batch_size: Problems in one rollout batch.
+      mini_batch_size: Sequences behind one optimizer step; divides `rollout_batch_size`.
+      train_micro_batch_size: Sequences in one gradient; divides `mini_batch_size`.
+      rollout_micro_batch_size: Sequences generated at once; divides
+        `rollout_batch_size`.
+      compute_logps_micro_batch_size: Sequences whose log-probs are computed at once;
+        divides `rollout_batch_size`.
     """
 
-    batch: PositiveInt = 16
-    mini_batch: PositiveInt = 8
-    train_micro_batch: PositiveInt = 2
-    rollout_micro_batch: PositiveInt = 4
-    logps_micro_batch: PositiveInt = 4
+    rollout_batch_size: PositiveInt = 16
+    mini_batch_size: PositiveInt = 8
+    train_micro_batch_size: PositiveInt = 2
+    rollout_micro_batch_size: PositiveInt = 4
+    compute_logps_micro_batch_size: PositiveInt = 4
 
     def __post_init__(self) -> None:
         """Check who divides whom."""
         for small, large in (
-            ("mini_batch", "batch"),
-            ("train_micro_batch", "mini_batch"),
-            ("rollout_micro_batch", "batch"),
-            ("logps_micro_batch", "batch"),
+            ("mini_batch_size", "rollout_batch_size"),
+            ("train_micro_batch_size", "mini_batch_size"),
+            ("rollout_micro_batch_size", "rollout_batch_size"),
+            ("compute_logps_micro_batch_size", "rollout_batch_size"),
         ):
             if getattr(self, large) % getattr(self, small):
                 raise ValueError(
@@ -600,7 +601,7 @@ def _check_mesh(recipe: Recipe) -> None:
     split = {
         "fsdp": {
             "model.embed_dim": model.embed_dim,
-            "batching.train_micro_batch": batching.train_micro_batch,
+            "batching.train_micro_batch_size": batching.train_micro_batch_size,
         },
         "tp": {
             "model.vocab_size": model.vocab_size,
@@ -657,14 +658,14 @@ _TINY: dict[str, Any] = {
         "temperature": 1.0,
         "top_k": None,
         "cache_size": 28,
-        "end_tokens": ["<eos>", "<end_of_turn>"],
+        "stop_tokens": ["<eos>", "<end_of_turn>"],
     },
     "batching": {
-        "batch": 64,
-        "mini_batch": 64,
-        "train_micro_batch": 64,
-        "rollout_micro_batch": 64,
-        "logps_micro_batch": 64,
+        "rollout_batch_size": 64,
+        "mini_batch_size": 64,
+        "train_micro_batch_size": 64,
+        "rollout_micro_batch_size": 64,
+        "compute_logps_micro_batch_size": 64,
     },
     "optimizers": {
         "actor_learning_rate": 3e-3,
@@ -687,11 +688,11 @@ _TINY_ON_GSM8K: dict[str, Any] = {
     "data": {"num_batches": 4, "num_test_batches": 2, "long_prompts": "drop"},
     "rollout": {"max_prompt_length": 192, "max_new_tokens": 16, "cache_size": 208},
     "batching": {
-        "batch": 16,
-        "mini_batch": 16,
-        "train_micro_batch": 16,
-        "rollout_micro_batch": 16,
-        "logps_micro_batch": 16,
+        "rollout_batch_size": 16,
+        "mini_batch_size": 16,
+        "train_micro_batch_size": 16,
+        "rollout_micro_batch_size": 16,
+        "compute_logps_micro_batch_size": 16,
     },
     "warm_start": {
         "max_steps": 20,
@@ -707,7 +708,11 @@ _TINY_ON_GSM8K: dict[str, Any] = {
 _GEMMA3_1B_ON_V6E_1: dict[str, Any] = {
     "name": "gemma3-1b-v6e-1",
     "model": {"remat": "light"},
-    "batching": {"train_micro_batch": 4, "rollout_micro_batch": 16, "logps_micro_batch": 16},
+    "batching": {
+        "train_micro_batch_size": 4,
+        "rollout_micro_batch_size": 16,
+        "compute_logps_micro_batch_size": 16,
+    },
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

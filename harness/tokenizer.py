@@ -150,7 +150,7 @@ class Tokenizer:
         """Return the ids of the pieces that end a completion, each once, in order.
 
         Args:
-          pieces: Pieces, such as `recipe.rollout.end_tokens`.
+          pieces: Pieces, such as `recipe.rollout.stop_tokens`.
 
         Returns:
           Their ids.

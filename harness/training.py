@@ -145,12 +145,12 @@ def train(
     finally:
         upstream.release(learner)
     scalars.check_written()
-    heard = scalars.since(0)
-    steps = upstream.rows([*before, *heard], accounting.optimizer_steps_per_batch(recipe))
+    recorded = scalars.since(0)
+    steps = upstream.rows([*before, *recorded], accounting.optimizer_steps_per_batch(recipe))
     return Trained(
         steps,
         point.step if kept.resumed else None,
-        learning_signal.look([*before, *heard]),
+        learning_signal.look([*before, *recorded]),
     )
 
 

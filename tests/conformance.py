@@ -1,4 +1,4 @@
-"""What the tests of both modes share: a lab, and what is expected of each property."""
+"""What the tests of both modes share: a context, and what is expected of each property."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from harness import checks, upstream
 from harness.checks import property as property_lib
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 
 FAST = checks.select()
 IDS = [each.id for each in FAST]
@@ -27,29 +27,29 @@ NOTHING_ELSE_TO_SEE = {
 }
 
 
-class Observatory:
-    """A lab whose observations are kept."""
+class Observations:
+    """A context whose observations are kept."""
 
     def __init__(self, mode: upstream.Mode):
-        self.lab = Lab(mode)
+        self.context = Context(mode)
         self._observed: dict[str, Any] = {}
 
     def observe(self, each: property_lib.Property) -> property_lib.Observed:
         if each.id not in self._observed:
-            self._observed[each.id] = each.observe(self.lab)
+            self._observed[each.id] = each.observe(self.context)
         return self._observed[each.id]
 
     def unfixed(self, each: property_lib.Property) -> list[str]:
-        return self.lab.unfixed(each.defects)
+        return self.context.unfixed(each.defects)
 
 
-def open_observatory(mode: upstream.Mode) -> Iterator[Observatory]:
-    made = Observatory(mode)
+def open_observations(mode: upstream.Mode) -> Iterator[Observations]:
+    made = Observations(mode)
     yield made
-    made.lab.close()
+    made.context.close()
 
 
-def assert_as_known(each: property_lib.Property, seen: Observatory) -> None:
+def assert_as_known(each: property_lib.Property, seen: Observations) -> None:
     """Hold unless a known issue is not fixed; then it breaks by just that."""
     observed, unfixed = seen.observe(each), seen.unfixed(each)
     said = each.judge(observed)
@@ -60,7 +60,7 @@ def assert_as_known(each: property_lib.Property, seen: Observatory) -> None:
         assert each.judge(observed, unfixed) == []
 
 
-def assert_refuses(each: property_lib.Property, name: str, seen: Observatory) -> None:
+def assert_refuses(each: property_lib.Property, name: str, seen: Observations) -> None:
     """Refuse a wrong observation, whether or not known defects are taken for granted."""
     wrong = each.wrong[name](seen.observe(each))
     assert each.judge(wrong)

@@ -33,11 +33,11 @@ RECIPE = (
     "data.num_test_batches=1",
     "data.arithmetic.train_problems=256",
     "data.arithmetic.test_problems=16",
-    "batching.batch=16",
-    "batching.mini_batch=8",
-    "batching.train_micro_batch=8",
-    "batching.rollout_micro_batch=16",
-    "batching.logps_micro_batch=8",
+    "batching.rollout_batch_size=16",
+    "batching.mini_batch_size=8",
+    "batching.train_micro_batch_size=8",
+    "batching.rollout_micro_batch_size=16",
+    "batching.compute_logps_micro_batch_size=8",
     "checkpoints.save_interval_steps=4",
 )
 # Figures are sums of some hundred float32 numbers of order one, in another order.
@@ -48,7 +48,7 @@ WEIGHT = 5e-3
 
 
 # Two gradients behind a step: a sum of one has no accumulator where models are donated.
-DONATION = ("batching.train_micro_batch=4",)
+DONATION = ("batching.train_micro_batch_size=4",)
 
 
 def run(out: pathlib.Path, recipe: Any, fixes: str = "all") -> dict[str, Any]:

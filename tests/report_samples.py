@@ -156,7 +156,7 @@ def plan(peak: int = 20 * GIB, *, sweep: bool = True) -> dict[str, Any]:
             "searched": sweep,
             "settings": [
                 {
-                    "setting": "batching.train_micro_batch",
+                    "setting": "batching.train_micro_batch_size",
                     "reference": 2,
                     "recommended": 4 if sweep else None,
                     "bounds": {"1": 0.77, "2": 0.46, "4": 0.3},
@@ -174,7 +174,7 @@ def bench() -> dict[str, Any]:
             "group": group,
             "name": f"test_{program}[float32-{rows}]",
             "fullname": f"benchmarks/test_phases.py::test_{program}[float32-{rows}]",
-            "params": {"lab": ["float32", str(rows)], "name": program},
+            "params": {"context": ["float32", str(rows)], "name": program},
             "param": f"float32-{rows}",
             "extra_info": {"micro_batch": rows, "dtype": "float32", "device": "cpu", **extra},
             "options": {},

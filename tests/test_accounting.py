@@ -45,10 +45,10 @@ def test_the_references_other_surprises_are_named():
 
 CURES = {
     "stops-early": ["optimizers.max_steps=all"],
-    "no-end-of-turn": ['rollout.end_tokens=["<eos>", "<end_of_turn>"]'],
-    "whitening-group": ["batching.mini_batch=16", "batching.rollout_micro_batch=16"],
-    "mini-batches-are-on-policy": ["batching.mini_batch=16"],
-    "micro-batch-changes-gradient": ["batching.train_micro_batch=8"],
+    "no-end-of-turn": ['rollout.stop_tokens=["<eos>", "<end_of_turn>"]'],
+    "whitening-group": ["batching.mini_batch_size=16", "batching.rollout_micro_batch_size=16"],
+    "mini-batches-are-on-policy": ["batching.mini_batch_size=16"],
+    "micro-batch-changes-gradient": ["batching.train_micro_batch_size=8"],
     "temperature-off-policy": ["rollout.temperature=1.0"],
     "truncated-sampling": ["rollout.top_k=none"],
     "first-step-does-nothing": ["optimizers.warmup_fraction=0.0"],
@@ -110,11 +110,11 @@ def test_the_tiny_preset_uses_every_batch():
 )
 def test_whitening_groups_by_hand(mini, train, rollout, logps, groups):
     batching = recipe_lib.Batching(
-        batch=16,
-        mini_batch=mini,
-        train_micro_batch=train,
-        rollout_micro_batch=rollout,
-        logps_micro_batch=logps,
+        rollout_batch_size=16,
+        mini_batch_size=mini,
+        train_micro_batch_size=train,
+        rollout_micro_batch_size=rollout,
+        compute_logps_micro_batch_size=logps,
     )
     assert accounting.whitening_groups(batching) == groups
 

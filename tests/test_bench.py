@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness import upstream
-from harness.bench import lab as lab_lib
+from harness.bench import context as context_lib
 from harness.bench import worker
 from harness.errors import HarnessError
 from harness.measure import compiles, environment, programs
@@ -41,7 +41,7 @@ def test_a_program_runs_again_and_again_on_donated_arguments():
             np.testing.assert_array_equal(state, start + 3)
             assert args[0].is_deleted()
             assert float(total) == 6
-    assert listener.heard.compiles + listener.heard.traces == 0
+    assert listener.statistics.compiles + listener.statistics.traces == 0
     figures = programs.figures(program.lowered, program.compiled)
     assert figures.donated_bytes == figures.alias_bytes == 6 * 4
 
@@ -60,7 +60,7 @@ def test_a_call_under_a_trace_is_not_taken_for_the_program():
 def test_every_program_of_a_real_step_is_found(learner, rollout_batch, recipe):
     found = step_programs.programs(learner, rollout_batch)
     assert tuple(found) == step_programs.NAMES
-    rows = recipe.batching.train_micro_batch
+    rows = recipe.batching.train_micro_batch_size
     length = recipe.rollout.max_new_tokens
     for name, program in found.items():
         figures = programs.figures(program.lowered, program.compiled)
@@ -96,7 +96,7 @@ def released(monkeypatch):
 
 def test_a_learner_goes_one_step_at_a_time_and_round_its_batches(released):
     learner: Any = StandIn()
-    steps = lab_lib.Steps(learner, ["a", "b"])
+    steps = context_lib.Steps(learner, ["a", "b"])
     assert learner.trained == []
     for count in (1, 2, 3):
         steps.step()
@@ -108,7 +108,7 @@ def test_a_learner_goes_one_step_at_a_time_and_round_its_batches(released):
 
 def test_a_learner_that_stops_says_why(released):
     learner: Any = StandIn(fails_at=1)
-    steps = lab_lib.Steps(learner, ["a"])
+    steps = context_lib.Steps(learner, ["a"])
     steps.step()
     with pytest.raises(HarnessError, match="no more"):
         steps.step()
@@ -117,7 +117,7 @@ def test_a_learner_that_stops_says_why(released):
 
 def test_a_worker_answers_each_order_on_inputs_made_anew():
     prepared, ran = [], []
-    call = lab_lib.Call("step", 1, lambda: prepared.append(1) or len(prepared), ran.append)
+    call = context_lib.Call("step", 1, lambda: prepared.append(1) or len(prepared), ran.append)
     orders = io.StringIO('{"name": "step", "calls": 2}\n{"name": "step", "calls": 1}\n')
     out = io.StringIO()
     worker.serve({"schema": worker.SCHEMA}, {"step": call}, orders, out)
@@ -131,7 +131,7 @@ def test_a_bench_recipe_has_the_shapes_of_its_preset():
     from harness import recipe as recipe_lib
 
     for preset in recipe_lib.PRESETS:
-        plain, bench = recipe_lib.load(preset), lab_lib.recipe_for(preset)
+        plain, bench = recipe_lib.load(preset), context_lib.recipe_for(preset)
         assert bench.batching == plain.batching
         assert bench.rollout == plain.rollout
         assert bench.lora == plain.lora
@@ -140,19 +140,23 @@ def test_a_bench_recipe_has_the_shapes_of_its_preset():
 
 
 def test_a_program_measured_alone_is_the_only_one_of_its_size():
-    sizes = lab_lib.recipe_for("gemma3-1b", micro_batch=8, alone="values").batching
-    assert (sizes.logps_micro_batch, sizes.rollout_micro_batch, sizes.train_micro_batch) == (
+    sizes = context_lib.recipe_for("gemma3-1b", micro_batch=8, alone="values").batching
+    assert (
+        sizes.compute_logps_micro_batch_size,
+        sizes.rollout_micro_batch_size,
+        sizes.train_micro_batch_size,
+    ) == (
         8,
         1,
         1,
     )
-    every = lab_lib.recipe_for("gemma3-1b", micro_batch=8).batching
-    assert every.train_micro_batch == every.rollout_micro_batch == 8
+    every = context_lib.recipe_for("gemma3-1b", micro_batch=8).batching
+    assert every.train_micro_batch_size == every.rollout_micro_batch_size == 8
 
 
 def test_micro_batches_are_the_recipes_own_and_one_smaller():
-    assert lab_lib.micro_batches(lab_lib.recipe_for("tiny")) == (16, 64)
-    assert lab_lib.micro_batches(lab_lib.recipe_for("gemma3-1b")) == (1, 2, 4)
+    assert context_lib.micro_batches(context_lib.recipe_for("tiny")) == (16, 64)
+    assert context_lib.micro_batches(context_lib.recipe_for("gemma3-1b")) == (1, 2, 4)
 
 
 def test_conditions_leave_out_what_is_judged(monkeypatch):

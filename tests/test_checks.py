@@ -69,7 +69,7 @@ def test_agreement_is_not(got, want, tolerance):
 
 
 def test_a_property_that_compares_nothing_does_not_hold():
-    empty = Property("x", "x", "X.", EXACT, lambda lab: {}, lambda seen, known: iter(()), {})
+    empty = Property("x", "x", "X.", EXACT, lambda context: {}, lambda seen, known: iter(()), {})
     assert empty.judge({}) == ["nothing was compared"]
 
 

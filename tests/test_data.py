@@ -46,11 +46,11 @@ def _recipe(*assignments: str) -> recipes.Recipe:
         "data.num_test_batches=2",
         "data.arithmetic.train_problems=43",
         "data.arithmetic.test_problems=11",
-        "batching.batch=8",
-        "batching.mini_batch=8",
-        "batching.train_micro_batch=8",
-        "batching.rollout_micro_batch=8",
-        "batching.logps_micro_batch=8",
+        "batching.rollout_batch_size=8",
+        "batching.mini_batch_size=8",
+        "batching.train_micro_batch_size=8",
+        "batching.rollout_micro_batch_size=8",
+        "batching.compute_logps_micro_batch_size=8",
         *assignments,
     )
 
@@ -246,11 +246,11 @@ def test_the_cache_has_a_place_of_its_own(monkeypatch, tmp_path, value):
 # GSM8K. So few batches that the excerpt has problems enough.
 _FEW = (
     "data.num_batches=1",
-    "batching.batch=8",
-    "batching.mini_batch=8",
-    "batching.train_micro_batch=8",
-    "batching.rollout_micro_batch=8",
-    "batching.logps_micro_batch=8",
+    "batching.rollout_batch_size=8",
+    "batching.mini_batch_size=8",
+    "batching.train_micro_batch_size=8",
+    "batching.rollout_micro_batch_size=8",
+    "batching.compute_logps_micro_batch_size=8",
 )
 
 
@@ -561,9 +561,9 @@ def test_long_prompts_are_refused_with_count_and_length(tmp_path):
         for n in (41, 42, 43)
     )
     recipe = _recipe(
-        f"data.source={source}", "batching.batch=44", "batching.mini_batch=44",
-        "batching.train_micro_batch=44", "batching.rollout_micro_batch=44",
-        "batching.logps_micro_batch=44", "data.num_batches=1", *_limit(limit),
+        f"data.source={source}", "batching.rollout_batch_size=44", "batching.mini_batch_size=44",
+        "batching.train_micro_batch_size=44", "batching.rollout_micro_batch_size=44",
+        "batching.compute_logps_micro_batch_size=44", "data.num_batches=1", *_limit(limit),
     )  # fmt: skip
     with pytest.raises(
         HarnessError,

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from tunix.sft import peft_trainer
 
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.upstream.engine import donation
 from harness.upstream.instrument import dry_run as dry_run
 
@@ -190,34 +190,34 @@ def test_new_weights_lie_on_the_mesh_as_the_old_ones_did():
 class Ran:
     """A learner that trained, and its states."""
 
-    pieces: Any
+    components: Any
     states: dict[str, dry_run.State]
     policy: list[np.ndarray]
 
 
-def train(lab: Lab) -> Ran:
-    pieces = lab.build()
-    policy = arrays(pieces.policy)
-    pieces.learner.train(pieces.dataset.train)
-    return Ran(pieces, dry_run.states(pieces.learner), policy)
+def train(context: Context) -> Ran:
+    components = context.build()
+    policy = arrays(components.policy)
+    components.learner.train(components.dataset.train)
+    return Ran(components, dry_run.states(components.learner), policy)
 
 
 @pytest.fixture(scope="module")
 def donating(own_cache) -> Iterator[Ran]:
     del own_cache
-    lab = Lab("patched")
-    assert lab.recipe.ppo.beta > 0  # so that a reference shares the policy's arrays
-    yield train(lab)
-    lab.close()
+    context = Context("patched")
+    assert context.recipe.ppo.beta > 0  # so that a reference shares the policy's arrays
+    yield train(context)
+    context.close()
 
 
 def test_training_is_that_without_donation_bit_for_bit(donating):
-    lab = Lab("patched")
-    lab.fixes = lab.fixes.without([ID])
+    context = Context("patched")
+    context.fixes = context.fixes.without([ID])
     try:
-        plain = train(lab)
+        plain = train(context)
     finally:
-        lab.close()
+        context.close()
     for role, want in plain.states.items():
         got = donating.states[role]
         assert got.train_steps == want.train_steps > 0
@@ -228,11 +228,11 @@ def test_training_is_that_without_donation_bit_for_bit(donating):
 
 
 def test_nothing_in_use_is_deleted(donating):
-    pieces = donating.pieces
-    cluster = pieces.cluster
+    components = donating.components
+    cluster = components.cluster
     worker = cluster.inference_worker
     held = {
-        "policy": pieces.policy,
+        "policy": components.policy,
         "actor": cluster.actor_trainer.model,
         "actor's optimizer": cluster.actor_trainer.optimizer,
         "critic": cluster.critic_trainer.model,
@@ -245,5 +245,5 @@ def test_nothing_in_use_is_deleted(donating):
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(nnx.state(each))), name
     for _, state in worker._model_states.values():
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    after = arrays(pieces.policy)
+    after = arrays(components.policy)
     assert all(np.array_equal(a, b) for a, b in zip(after, donating.policy, strict=True))

@@ -42,14 +42,14 @@ def labelled(prompts, generation, key):
 def test_a_hand_labelled_table_is_scored_exactly_whatever_the_batches(size):
     recipe = recipe_lib.replace(
         small_recipe(),
-        f"batching.batch={size}",
+        f"batching.rollout_batch_size={size}",
         *(
             f"batching.{name}=1"
             for name in (
-                "mini_batch",
-                "train_micro_batch",
-                "rollout_micro_batch",
-                "logps_micro_batch",
+                "mini_batch_size",
+                "train_micro_batch_size",
+                "rollout_micro_batch_size",
+                "compute_logps_micro_batch_size",
             )
         ),
     )
@@ -186,7 +186,7 @@ def test_greedy_is_the_likeliest_token_of_a_full_forward_pass(answering):
     texts, counts = generate(
         [prompt] * 8, recipe.evaluation.generations["greedy"], jax.random.PRNGKey(0)
     )
-    ends = set(tokenizer.end_ids(recipe.rollout.end_tokens))
+    ends = set(tokenizer.end_ids(recipe.rollout.stop_tokens))
     ids = [tokenizer.bos_id(), *tokenizer.encode(prompt)]
     start, width = len(ids), recipe.rollout.cache_size
 

@@ -29,7 +29,7 @@ def test_weights_are_counted_as_the_published_layout_has_them(changes):
     "changes",
     [
         (),
-        ("batching.train_micro_batch=8", "model.dtype=bfloat16"),
+        ("batching.train_micro_batch_size=8", "model.dtype=bfloat16"),
         ("model.num_kv_heads=4", "model.dtype=bfloat16"),
         ("precision.trained=bfloat16", "precision.accumulators=bfloat16", "rollout.dtype=bfloat16"),
         ("model.dtype=bfloat16", "precision.moments=bfloat16", "rollout.dtype=bfloat16"),
@@ -101,14 +101,15 @@ def test_the_refusal_has_both_figures_and_what_would_fit():
         ((), "set model.dtype=bfloat16, which"),
         (
             ("model.dtype=bfloat16",),
-            "set batching.train_micro_batch=8, which",
+            "set batching.train_micro_batch_size=8, which",
         ),
         (
-            ("model.dtype=bfloat16", "batching.train_micro_batch=8"),
-            "set model.dtype=bfloat16, batching.train_micro_batch=8 and critic.lora.rank=64, which",
+            ("model.dtype=bfloat16", "batching.train_micro_batch_size=8"),
+            "set model.dtype=bfloat16, batching.train_micro_batch_size=8 and critic.lora.rank=64, "
+            "which",
         ),
         (
-            ("model.dtype=bfloat16", "batching.train_micro_batch=8", "critic.lora.rank=64"),
+            ("model.dtype=bfloat16", "batching.train_micro_batch_size=8", "critic.lora.rank=64"),
             "no setting of model.dtype, batching or critic.lora makes it fit, take a smaller "
             "model such as --preset tiny, or see what fits a chip by `python -m harness plan "
             "--chip NAME`",

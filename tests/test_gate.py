@@ -267,10 +267,10 @@ def steady(steps):
     """Count what is traced and compiled after the first of several steps."""
     with compiles.Listener() as listener:
         next(steps)
-        warm = listener.heard
+        warm = listener.statistics
         for _ in steps:
             pass
-        after = listener.heard.since(warm)
+        after = listener.statistics.since(warm)
     return {
         "compile_count": warm.compiles + warm.cache_hits,
         "retraces": after.traces + after.compiles + after.cache_hits,
@@ -984,10 +984,10 @@ def test_only_own_ears_are_taken_out_again():
         with compiles.Listener() as inner:
             jax.jit(lambda x: x * 3 + 11).lower(np.ones(5)).compile()
         jax.jit(lambda x: x * 5 + 13).lower(np.ones(5)).compile()
-    asked = [each.heard.compiles + each.heard.cache_hits for each in (inner, outer)]
+    asked = [each.statistics.compiles + each.statistics.cache_hits for each in (inner, outer)]
     assert asked == [1, 2]
-    assert outer.heard.names == {"jit(<lambda>)": 2}
-    assert outer.heard.traces == 2
+    assert outer.statistics.names == {"jit(<lambda>)": 2}
+    assert outer.statistics.traces == 2
 
 
 def test_a_program_from_the_cache_is_no_compile(tmp_path):
@@ -998,7 +998,7 @@ def test_a_program_from_the_cache_is_no_compile(tmp_path):
         for _ in range(2):
             with compiles.Listener() as listener:
                 jax.jit(lambda x: x * 3 + 17).lower(np.ones(5)).compile()
-            print(listener.heard.compiles, listener.heard.cache_hits)
+            print(listener.statistics.compiles, listener.statistics.cache_hits)
             jax.clear_caches()
     """)
     environment = {

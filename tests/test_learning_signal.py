@@ -7,7 +7,7 @@ import pytest
 
 from harness import learning_signal, progress, training
 from tests.conftest import small_recipe
-from tests.test_resume import Heard
+from tests.test_resume import Recorded
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def test_a_gradient_that_is_always_zero_is_reported():
 
 def test_it_is_said_once_after_a_few_batches(folder):
     said: list[str] = []
-    heard = Heard([])
+    recorded = Recorded([])
     options = training.Options(say=said.append)
-    watch = training._Watch(folder, heard, options)  # type: ignore[arg-type]
+    watch = training._Watch(folder, recorded, options)  # type: ignore[arg-type]
     for step in range(5):
-        heard.figures += figures(*[FLAT] * (step + 1))[3 * step :]
+        recorded.figures += figures(*[FLAT] * (step + 1))[3 * step :]
         watch.batch_ended(step + 1)
         assert len(said) == (step + 1 >= learning_signal.PATIENCE)
     assert said[0].startswith("warning: after global step 3, in 3 of 3 batch(es) all sequences")
@@ -84,7 +84,7 @@ def test_it_is_said_once_after_a_few_batches(folder):
 def test_a_resumed_run_counts_the_batches_before(folder):
     said: list[str] = []
     options = training.Options(say=said.append)
-    heard = Heard(figures(*[FLAT] * 3)[6:])
-    watch = training._Watch(folder, heard, options, figures(FLAT, FLAT))  # type: ignore[arg-type]
+    recorded = Recorded(figures(*[FLAT] * 3)[6:])
+    watch = training._Watch(folder, recorded, options, figures(FLAT, FLAT))  # type: ignore[arg-type]
     watch.batch_ended(3)
     assert len(said) == 1

@@ -10,7 +10,7 @@ from flax import nnx
 
 from harness import models, upstream
 from harness import recipe as recipe_lib
-from harness.checks.lab import Lab, Pieces, Replay
+from harness.checks.context import Components, Context, Replay
 from harness.oracle import gemma as oracle
 from harness.oracle import loss as loss_lib
 from harness.upstream.engine import lora_head
@@ -23,7 +23,7 @@ ASSIGNMENTS = (
     "critic.lora.rank=2",
     "critic.lora.alpha=4.0",
     "ppo.beta=0",
-    "batching.train_micro_batch=8",
+    "batching.train_micro_batch_size=8",
     "optimizers.warmup_fraction=0.0",
     "optimizers.max_grad_norm=none",
     "optimizers.weight_decay=0.0",
@@ -33,9 +33,9 @@ HEAD = "score/kernel"
 
 
 @pytest.fixture(scope="module")
-def lab(own_cache) -> Iterator[Lab]:
+def context(own_cache) -> Iterator[Context]:
     del own_cache
-    made = Lab("patched")
+    made = Context("patched")
     yield made
     made.close()
 
@@ -49,36 +49,36 @@ def moved_apart(critic: Any) -> None:
             variable.set_value(jax.device_put(noise, variable.get_value().sharding))
 
 
-def weights_of(pieces: Pieces) -> dict[str, np.ndarray]:
-    return dict(dry_run.states(pieces.learner)["critic"].weights)
+def weights_of(components: Components) -> dict[str, np.ndarray]:
+    return dict(dry_run.states(components.learner)["critic"].weights)
 
 
 class Trained:
     """One optimizer step of a critic by LoRA, and a checkpoint of it."""
 
-    def __init__(self, lab: Lab, directory: Any):
+    def __init__(self, context: Context, directory: Any):
         self.directory = directory
-        self.pieces = lab.build(*ASSIGNMENTS, directory=directory)
-        moved_apart(self.pieces.critic)
+        self.components = context.build(*ASSIGNMENTS, directory=directory)
+        moved_apart(self.components.critic)
         self.base = {
             id(leaf): leaf
             for leaf in jax.tree.leaves(
-                nnx.state(self.pieces.critic, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam)))
+                nnx.state(self.components.critic, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam)))
             )
         }
-        self.before = weights_of(self.pieces)
-        self.example = example_of(self.pieces.learner, 8)
-        self.pieces.cluster.update_critic([self.example], None)
-        self.after = weights_of(self.pieces)
+        self.before = weights_of(self.components)
+        self.example = example_of(self.components.learner, 8)
+        self.components.cluster.update_critic([self.example], None)
+        self.after = weights_of(self.components)
 
 
 @pytest.fixture(scope="module")
-def trained(lab, tmp_path_factory) -> Trained:
-    return Trained(lab, tmp_path_factory.mktemp("lora_critic"))
+def trained(context, tmp_path_factory) -> Trained:
+    return Trained(context, tmp_path_factory.mktemp("lora_critic"))
 
 
-def test_at_its_start_it_is_the_full_critic_on_the_policys_own_arrays(lab):
-    recipe = recipe_lib.replace(lab.recipe, *ASSIGNMENTS)
+def test_at_its_start_it_is_the_full_critic_on_the_policys_own_arrays(context):
+    recipe = recipe_lib.replace(context.recipe, *ASSIGNMENTS)
     mesh = models.make_mesh(recipe.sharding)
     policy = models.random_gemma(recipe.model, mesh, 0)
     critic = models.build_critic(recipe, policy, mesh)
@@ -101,17 +101,17 @@ def test_head_and_adapters_move_and_the_base_is_left_where_it_was(trained):
     base = {name for name in trained.before if "_lora_" not in name} - {HEAD}
     for name, before in trained.before.items():
         assert np.array_equal(trained.after[name], before) == (name in base), name
-    held = jax.tree.leaves(nnx.state(trained.pieces.policy))
+    held = jax.tree.leaves(nnx.state(trained.components.policy))
     # The very arrays: no step copied, replaced or deleted them.
     assert {id(leaf) for leaf in held} == set(trained.base)
     assert not any(leaf.is_deleted() for leaf in held)
-    now = jax.tree.leaves(nnx.state(trained.pieces.cluster.critic_trainer.model))
+    now = jax.tree.leaves(nnx.state(trained.components.cluster.critic_trainer.model))
     assert set(trained.base) <= {id(leaf) for leaf in now}
 
 
 def test_gradients_are_the_slopes_of_the_oracles_loss(trained):
     """The first moment after one step is a tenth of the gradient; nothing is clipped."""
-    recipe, example = trained.pieces.recipe, trained.example
+    recipe, example = trained.components.recipe, trained.example
     prompts, completions = np.asarray(example.prompt_ids), np.asarray(example.completion_ids)
     ids = np.concatenate([prompts, completions], axis=1)
     lora = recipe.critic.lora
@@ -131,7 +131,7 @@ def test_gradients_are_the_slopes_of_the_oracles_loss(trained):
             recipe.ppo.clip_range_value,
         ).loss
 
-    gradients = first_moments(trained.pieces)
+    gradients = first_moments(trained.components)
     assert HEAD in gradients
     rng = np.random.default_rng(7)
     for names in ([HEAD], [n for n in gradients if "_lora_a" in n], list(gradients)):
@@ -151,22 +151,22 @@ def test_gradients_are_the_slopes_of_the_oracles_loss(trained):
         assert abs(got - want) < 1e-3 * size, names[0]
 
 
-def first_moments(pieces: Pieces) -> dict[str, np.ndarray]:
+def first_moments(components: Components) -> dict[str, np.ndarray]:
     """Return ten times the first moment of each trained weight, by its path."""
-    state = nnx.to_pure_dict(nnx.state(pieces.cluster.critic_trainer.optimizer))
+    state = nnx.to_pure_dict(nnx.state(components.cluster.critic_trainer.optimizer))
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         names = [str(getattr(key, "key", key)) for key in path]
         if "mu" in names:
             name = "/".join(names[names.index("mu") + 1 :]).removesuffix("/value")
-            found[name] = np.asarray(leaf, np.float64) / (1 - pieces.recipe.optimizers.b1)
+            found[name] = np.asarray(leaf, np.float64) / (1 - components.recipe.optimizers.b1)
     return found
 
 
-def test_a_checkpoint_holds_the_head_and_a_new_process_goes_on_from_it(trained, lab):
-    trained.pieces.cluster.save_checkpoints()
-    resumed = lab.build(*ASSIGNMENTS, directory=trained.directory)
-    want, got = (dry_run.states(each.learner)["critic"] for each in (trained.pieces, resumed))
+def test_a_checkpoint_holds_the_head_and_a_new_process_goes_on_from_it(trained, context):
+    trained.components.cluster.save_checkpoints()
+    resumed = context.build(*ASSIGNMENTS, directory=trained.directory)
+    want, got = (dry_run.states(each.learner)["critic"] for each in (trained.components, resumed))
     assert np.any(want.weights[HEAD] != trained.before[HEAD])
     for name in ("weights", "moments"):
         ours, theirs = getattr(got, name), getattr(want, name)
@@ -175,16 +175,16 @@ def test_a_checkpoint_holds_the_head_and_a_new_process_goes_on_from_it(trained, 
     assert any(HEAD in name for name in got.moments)
 
 
-def test_without_the_fix_the_head_stays_where_it_was(lab):
-    fixes, lab.fixes = lab.fixes, lab.fixes.without([ID])
+def test_without_the_fix_the_head_stays_where_it_was(context):
+    fixes, context.fixes = context.fixes, context.fixes.without([ID])
     try:
-        pieces = lab.build(*ASSIGNMENTS)
+        components = context.build(*ASSIGNMENTS)
     finally:
-        lab.fixes = fixes
-    moved_apart(pieces.critic)
-    before = weights_of(pieces)
-    pieces.cluster.update_critic([example_of(pieces.learner, 8)], None)
-    after = weights_of(pieces)
+        context.fixes = fixes
+    moved_apart(components.critic)
+    before = weights_of(components)
+    components.cluster.update_critic([example_of(components.learner, 8)], None)
+    after = weights_of(components)
     assert np.array_equal(after[HEAD], before[HEAD])
     assert any(np.any(after[name] != before[name]) for name in before if "_lora_a" in name)
 
@@ -207,9 +207,9 @@ def test_a_full_critic_is_left_alone_and_a_head_under_upstreams_other_name_is_no
 
 
 def test_what_the_policy_holds_is_counted_once(trained):
-    recipe, mesh = trained.pieces.recipe, trained.pieces.mesh
+    recipe, mesh = trained.components.recipe, trained.components.mesh
     planned = programs.abstract_learner(recipe, mesh, upstream.choose_fixes("patched"))
-    here = {each.name: each for each in programs.resident(trained.pieces.learner)}
+    here = {each.name: each for each in programs.resident(trained.components.learner)}
     for each in programs.resident(planned):
         assert (here[each.name].arrays, here[each.name].bytes) == (each.arrays, each.bytes)
     after = [

@@ -30,7 +30,7 @@ def own_listeners(monkeypatch):
 
 
 @pytest.fixture
-def heard(own_listeners):
+def durations(own_listeners):
     """Durations of compilations, as a listener of the test's own hears them."""
     durations: list[float] = []
 
@@ -152,30 +152,30 @@ def test_phases_are_listed_in_order_with_the_time_of_each():
     assert set(listed[0]) == {"name", "seconds", "compile_seconds", "peak_bytes"}
 
 
-def test_compile_time_goes_to_the_phase_that_compiled(heard):
+def test_compile_time_goes_to_the_phase_that_compiled(durations):
     recorder = phases.Phases()
     with recorder("compiles"):
         compile_something(1.0)
-    of_first = sum(heard)
+    of_first = sum(durations)
     compile_something(2.0)
     with recorder("does not"):
         pass
-    assert len(heard) >= 2
+    assert len(durations) >= 2
     first, second = recorder.to_list()
     assert first["compile_seconds"] == pytest.approx(of_first)
     assert second["compile_seconds"] == 0
 
 
-def test_compile_time_before_listeners_are_cleared_is_kept_and_later_phases_listen_anew(heard):
+def test_compile_time_before_listeners_are_cleared_is_kept_and_later_phases_listen_anew(durations):
     recorder = phases.Phases()
     with recorder("closes a metrics logger"):
         compile_something(3.0)
-        of_first = sum(heard)
+        of_first = sum(durations)
         jax.monitoring.clear_event_listeners()
     with recorder("compiles after it"):
         compile_something(4.0)
     first, second = recorder.to_list()
-    assert heard
+    assert durations
     assert first["compile_seconds"] == pytest.approx(of_first)
     assert second["compile_seconds"] != 0
 

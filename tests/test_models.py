@@ -176,8 +176,8 @@ def test_a_mesh_changes_neither_weights_nor_results(small, base, tokens, one_dev
     recipe = small_recipe(
         f"sharding.fsdp={fsdp}",
         f"sharding.tp={tp}",
-        "batching.train_micro_batch=8",
-        "batching.mini_batch=8",
+        "batching.train_micro_batch_size=8",
+        "batching.mini_batch_size=8",
     )
     mesh = models.make_mesh(recipe.sharding)
     policy = models.random_gemma(recipe.model, mesh, 0)
@@ -234,7 +234,11 @@ def lies_over(recipe: recipe_lib.Recipe, mesh: jax.sharding.AbstractMesh) -> boo
 def test_a_recipe_is_refused_on_just_the_meshes_that_its_arrays_do_not_lie_over(shapes):
     plain = small_recipe(*shapes)
     for fsdp, tp in ((1, 2), (2, 1), (3, 1), (1, 3), (1, 4), (4, 1), (2, 4), (8, 1), (1, 8)):
-        sizes = ("batching.batch=24", "batching.mini_batch=24", "batching.train_micro_batch=24")
+        sizes = (
+            "batching.rollout_batch_size=24",
+            "batching.mini_batch_size=24",
+            "batching.train_micro_batch_size=24",
+        )
         mesh = jax.sharding.AbstractMesh((fsdp, tp), ("fsdp", "tp"))
         asked = (*sizes, f"sharding.fsdp={fsdp}", f"sharding.tp={tp}")
         if lies_over(plain, mesh):

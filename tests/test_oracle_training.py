@@ -1,4 +1,4 @@
-"""The oracle's optimizer, sampling law, rollout bookkeeping and schedule."""
+"""The oracle's optimizer, sampling distribution, rollout bookkeeping and schedule."""
 
 import dataclasses
 import math
@@ -296,7 +296,7 @@ def test_nucleus_counts_mass_among_what_top_k_left():
     )
 
 
-def test_nucleus_is_of_the_tempered_law():
+def test_nucleus_is_of_the_tempered_distribution():
     # 3/4 and 1/4; at temperature 1/2, 9/10 and 1/10: the first then reaches 0.8.
     logits = np.log([1.0, 3.0])
     assert np.count_nonzero(sampling.distribution(logits, 1.0, top_p=0.8)) == 2
@@ -349,7 +349,7 @@ def test_huge_logits_and_tiny_temperatures_stay_finite():
         ([math.inf, 0.0], {"temperature": 1.0}),
     ],
 )
-def test_distribution_refuses_what_has_no_law(logits, options):
+def test_distribution_refuses_what_has_no_distribution(logits, options):
     with pytest.raises(ValueError, match=r"temperature|top_|forbidden|logits|token left"):
         sampling.distribution(logits, **options)
 
@@ -361,7 +361,7 @@ def test_distribution_refuses_what_has_no_law(logits, options):
     st.none() | st.integers(0, 14),
     st.none() | st.floats(0.01, 1.2),
 )
-def test_distribution_is_a_law_that_follows_the_logits(row, temperature, top_k, top_p):
+def test_distribution_is_a_distribution_that_follows_the_logits(row, temperature, top_k, top_p):
     found = sampling.distribution(row, temperature, top_k, top_p)
     assert found.dtype == np.float64
     assert np.all(found >= 0)
@@ -370,7 +370,7 @@ def test_distribution_is_a_law_that_follows_the_logits(row, temperature, top_k, 
     if top_k:
         assert np.count_nonzero(found) <= top_k
     kept = found > 0
-    # Renormalised, what is kept has the ratios of the plain law.
+    # Renormalised, what is kept has the ratios of the plain distribution.
     if temperature > 0:
         plain = sampling.distribution(row, temperature)
         np.testing.assert_allclose(found[kept], plain[kept] / plain[kept].sum(), rtol=1e-9)
@@ -402,7 +402,7 @@ def test_nucleus_is_the_smallest_set_that_reaches_its_mass(row, temperature, top
 
 @PROPERTY
 @given(st.lists(st.integers(-20, 20), min_size=2, max_size=12, unique=True))
-def test_low_temperature_approaches_the_greedy_law(row):
+def test_low_temperature_approaches_the_greedy_distribution(row):
     # Logits a whole 1 apart: at 0.01 the others have e^-100 each at most.
     np.testing.assert_allclose(
         sampling.distribution(row, 0.01), sampling.distribution(row, 0.0), atol=1e-40
@@ -411,7 +411,7 @@ def test_low_temperature_approaches_the_greedy_law(row):
 
 @PROPERTY
 @given(st.permutations(range(6)), st.floats(0.2, 2))
-def test_relabelling_tokens_relabels_their_law(order, temperature):
+def test_relabelling_tokens_relabels_their_distribution(order, temperature):
     row = np.array([0.1, 1.3, -0.4, 2.2, 0.9, -1.7])
     whole = sampling.distribution(row, temperature, 4, 0.9)
     np.testing.assert_allclose(
@@ -468,7 +468,7 @@ def test_chi_square_is_infinite_where_the_impossible_was_drawn():
         ([1, 1], [0.5, 0.4]),
     ],
 )
-def test_chi_square_refuses_what_is_no_sample_of_a_law(counts, probabilities):
+def test_chi_square_refuses_what_is_no_sample_of_a_distribution(counts, probabilities):
     with pytest.raises(ValueError, match=r"counts|drawn|sum"):
         sampling.chi_square(counts, probabilities)
 
@@ -723,9 +723,9 @@ def test_schedule_and_account_agree(preset):
     batching = recipe.batching
     uses = schedule_lib.schedule(
         account.batches,
-        batching.batch,
-        batching.mini_batch,
-        batching.train_micro_batch,
+        batching.rollout_batch_size,
+        batching.mini_batch_size,
+        batching.train_micro_batch_size,
         recipe.ppo.num_epochs,
         account.max_steps,
     )
@@ -733,7 +733,7 @@ def test_schedule_and_account_agree(preset):
     assert schedule_lib.optimizer_steps(uses) == account.optimizer_steps
     assert len({use.problem for use in uses}) == account.rollouts
     assert 1 + max(use.micro_batch for use in uses) == account.gradient_accumulation
-    calls = batching.batch // batching.rollout_micro_batch
+    calls = batching.rollout_batch_size // batching.rollout_micro_batch_size
     assert schedule_lib.generations(uses) * calls == account.generations
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness import upstream
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.upstream.engine import passes
 
 SIZES = passes.Sizes(batch=12, mini_batch=6, micro_batch=2, passes=3)
@@ -72,21 +72,21 @@ def test_trainers_are_fed_one_micro_batch_at_a_time():
 # ---------------------------------------------------------------- a whole learner
 
 # The programs of the checks' recipe, over batches of two mini-batches.
-TWO_MINI_BATCHES = ("batching.batch=16", "data.num_batches=4")
+TWO_MINI_BATCHES = ("batching.rollout_batch_size=16", "data.num_batches=4")
 
 
 @pytest.fixture(scope="module")
-def lab(own_cache) -> Iterator[Lab]:
+def context(own_cache) -> Iterator[Context]:
     del own_cache
-    made = Lab("patched")
+    made = Context("patched")
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def trace(lab) -> upstream.Trace:
-    pieces = lab.build(*TWO_MINI_BATCHES)
-    return upstream.watch(pieces.learner, pieces.dataset.train)
+def trace(context) -> upstream.Trace:
+    components = context.build(*TWO_MINI_BATCHES)
+    return upstream.watch(components.learner, components.dataset.train)
 
 
 def key_of(example: dict[str, np.ndarray], row: int) -> bytes:
@@ -136,12 +136,12 @@ def test_shares_are_of_the_tokens_of_an_optimizer_step(trace):
             np.testing.assert_allclose(update.example["share"], wanted, rtol=1e-6)
 
 
-def test_a_batch_that_cannot_be_prepared_ends_the_training(lab):
-    pieces = lab.build(*TWO_MINI_BATCHES)
+def test_a_batch_that_cannot_be_prepared_ends_the_training(context):
+    components = context.build(*TWO_MINI_BATCHES)
 
     def broken(**kwargs: Any) -> Any:
         raise ZeroDivisionError("no such score")
 
-    pieces.learner._compute_rewards = broken  # type: ignore[method-assign]
+    components.learner._compute_rewards = broken  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError, match="no such score"):
-        pieces.learner.train(pieces.dataset.train)
+        components.learner.train(components.dataset.train)

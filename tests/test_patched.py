@@ -9,7 +9,7 @@ from tests import conformance
 @pytest.fixture(scope="module")
 def seen(own_cache):
     del own_cache
-    yield from conformance.open_observatory("patched")
+    yield from conformance.open_observations("patched")
 
 
 @pytest.mark.parametrize("each", conformance.FAST, ids=conformance.IDS)

@@ -55,7 +55,7 @@ class Judge:
 
     def ask(self, job: store.Job) -> tuple[dict[str, Any], bool]:
         return resident.describe(
-            self._learner, job.sequences, job.recipe.batching.mini_batch
+            self._learner, job.sequences, job.recipe.batching.mini_batch_size
         ), False
 
     def figures(self, job: store.Job) -> tuple[store.Figures, bool]:
@@ -134,7 +134,7 @@ def test_a_sweep_of_stock_tunix_says_what_sizes_change():
 
 
 def test_stock_tunix_values_the_whole_group_at_once():
-    recipe = recipe_lib.load("gemma3-1b", assignments=["batching.rollout_micro_batch=8"])
+    recipe = recipe_lib.load("gemma3-1b", assignments=["batching.rollout_micro_batch_size=8"])
     assert shapes.sequences(recipe, "values", ()) == 8
     assert shapes.sequences(recipe, "values", ("values-not-micro-batched",)) == 4
 

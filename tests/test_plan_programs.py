@@ -89,7 +89,7 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
     sampler, score = learner.rl_cluster.rollout._sampler, donation.score_program
     begin, decode = sampler._compiled_prefill_fn, sampler._compiled_decode_fn
     jitted_score = score.jitted_fn
-    size = recipe.batching.train_micro_batch
+    size = recipe.batching.train_micro_batch_size
     batch = {"prompts": np.array(["1 + 1"] * size), "answer": np.array(["2"] * size)}
     # The train steps, further down, need the real functions again.
     with monkeypatch.context() as watched:
@@ -139,12 +139,12 @@ def texts_of_a_run(learner: Any, recipe: recipe_lib.Recipe, monkeypatch: Any) ->
 
 def test_what_is_planned_is_what_a_run_calls(own_cluster, monkeypatch):
     recipe = small_recipe()
-    # The ids of end tokens are constants of the programs, and of the tokenizer.
+    # The ids of stop tokens are constants of the programs, and of the tokenizer.
     end = tokenizer.load(recipe).end_ids(["<end_of_turn>"])[0]
     monkeypatch.setitem(programs._IDS, "<end_of_turn>", end)
     planned = abstract(recipe, "patched")
     planned_texts: dict[str, str] = {
-        name: programs.lower(planned, name, recipe.batching.train_micro_batch).as_text()  # type: ignore[arg-type]
+        name: programs.lower(planned, name, recipe.batching.train_micro_batch_size).as_text()  # type: ignore[arg-type]
         for name in ALWAYS
     }
     run = texts_of_a_run(own_cluster.learner, recipe, monkeypatch)

@@ -72,7 +72,9 @@ class Chip:
     def ask(self, job: store.Job) -> tuple[dict[str, Any], bool]:
         assert job.program == "resident"
         half = 2 if job.recipe.model.dtype == "bfloat16" else 1
-        accumulates = job.recipe.batching.train_micro_batch < job.recipe.batching.mini_batch
+        accumulates = (
+            job.recipe.batching.train_micro_batch_size < job.recipe.batching.mini_batch_size
+        )
         lives = {**LIVES, ACCUMULATOR: LIVES["critic"] if accumulates else 0}
         resident = [
             {"name": name, "arrays": 1, "bytes": lives.get(name, 0) // half, "pinned": False}
@@ -111,13 +113,13 @@ def brute(of: planner.Planner, chip: Any, free: float) -> float | None:
     sizes = [1, 2, 4, 8, 16]
     group = shapes.group(of.recipe, of.fixes)
     for micro, remat, rollout, logps in itertools.product(sizes, REMATS, sizes, sizes):
-        if batching.mini_batch % micro or max(rollout, logps) > group:
+        if batching.mini_batch_size % micro or max(rollout, logps) > group:
             continue
         recipe = recipe_lib.replace(
             of.recipe,
-            f"batching.train_micro_batch={micro}",
-            f"batching.rollout_micro_batch={rollout}",
-            f"batching.logps_micro_batch={logps}",
+            f"batching.train_micro_batch_size={micro}",
+            f"batching.rollout_micro_batch_size={rollout}",
+            f"batching.compute_logps_micro_batch_size={logps}",
             f"model.remat={remat or 'none'}",
         )
         job = store.Job(recipe, of.fixes, of.slice.name, "resident", rollout)
@@ -161,7 +163,7 @@ def test_without_leave_only_sizes_remat_and_mesh_change():
     found = recommend.make(asking(Chip(24)))["recommendation"]
     fields = {text.split("=")[0] for text in found["assignments"]}
     assert fields <= {
-        *(f"batching.{name}_micro_batch" for name in ("train", "rollout", "logps")),
+        *(f"batching.{name}_micro_batch_size" for name in ("train", "rollout", "compute_logps")),
         "model.remat",
     }
     assert found["changes_the_algorithm"] == []
@@ -225,18 +227,18 @@ def test_the_file_gives_the_recipe_back_and_says_what_it_changes(tmp_path):
 def test_a_comment_sign_taken_off_stops_completions_at_the_end_of_the_turn():
     plan = recommend.make(asking(Chip(24)))
     text = advice.to_toml(plan)
-    assert tomllib.loads(text)["rollout"]["end_tokens"] == ["<eos>"]
+    assert tomllib.loads(text)["rollout"]["stop_tokens"] == ["<eos>"]
     assert "stop-tokens" in text  # whole, to be copied
     comment = '    # "<end_of_turn>",'
     assert text.count(comment) == 1
     changed = tomllib.loads(text.replace(comment, comment.replace("# ", "")))
-    assert changed["rollout"]["end_tokens"] == ["<eos>", "<end_of_turn>"]
+    assert changed["rollout"]["stop_tokens"] == ["<eos>", "<end_of_turn>"]
 
 
 def test_stop_tokens_are_switched_on_where_they_are_allowed():
     plan = recommend.make(asking(Chip(24)), allow=["stop-tokens"])
     found = plan["recommendation"]
-    assert found["recipe"]["rollout"]["end_tokens"] == ["<eos>", "<end_of_turn>"]
+    assert found["recipe"]["rollout"]["stop_tokens"] == ["<eos>", "<end_of_turn>"]
     assert found["stop_tokens"]["stops"]
     assert '# "<end_of_turn>"' not in advice.to_toml(plan)
     assert any("turn" in each for each in found["changes_the_algorithm"])

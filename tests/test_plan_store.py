@@ -50,11 +50,11 @@ def test_what_is_saved_comes_back(tmp_path):
         job("lora.rank=8"),
         job("sharding.fsdp=2"),
         job("rollout.max_new_tokens=4"),
-        job("rollout.end_tokens=['<eos>']"),
+        job("rollout.stop_tokens=['<eos>']"),
         job("ppo.entropy_coef=0.1"),
         job("optimizers.max_grad_norm=none"),
         job("optimizers.max_steps=7"),
-        job("batching.train_micro_batch=2"),
+        job("batching.train_micro_batch_size=2"),
     ],
     ids=lambda each: f"{each.program} {each.sequences} {each.slice}",
 )
@@ -74,7 +74,11 @@ def test_what_no_program_depends_on_is_not_in_the_key(tmp_path):
 NO_PROGRAM = (
     *("name='other'", "seed=7", "data.num_test_batches=1", "checkpoints.max_to_keep=2"),
     *("evaluation.passes=2", "warm_start.max_steps=1", "reward.correct=2.0"),
-    *("model.tokenizer=x", "batching.rollout_micro_batch=2", "batching.logps_micro_batch=2"),
+    *(
+        "model.tokenizer=x",
+        "batching.rollout_micro_batch_size=2",
+        "batching.compute_logps_micro_batch_size=2",
+    ),
 )
 
 

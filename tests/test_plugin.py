@@ -21,7 +21,7 @@ from harness import models
 def test_all_that_rests_on_the_recipe_follows(
     recipe, mesh, tokenizer, dataset, actor, critic, cluster, learner, rollout_batch, train_example
 ):
-    assert len(rollout_batch["prompts"]) == recipe.batching.batch == 8
+    assert len(rollout_batch["prompts"]) == recipe.batching.rollout_batch_size == 8
     assert train_example.completion_ids.shape == (8, recipe.rollout.max_new_tokens)
     assert {f.shape[-1] for n, f in models.lora_weights(actor).items() if "lora_a" in n} == {4}
     assert len(actor.layers) == 2 and critic.backbone.embed_dim == 32

@@ -12,7 +12,7 @@ from flax import nnx
 
 from harness import accounting, models, pipeline, rounding, upstream
 from harness import recipe as recipe_lib
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.errors import HarnessError
 from harness.gate import records
 from harness.models import checkpoint, gemma
@@ -334,7 +334,7 @@ TRAINED = (
     *BF16,
     "ppo.beta=0",
     "data.train_fraction=1.0",
-    "batching.train_micro_batch=8",
+    "batching.train_micro_batch_size=8",
     "optimizers.actor_learning_rate=1e-6",
     "optimizers.critic_learning_rate=1e-5",
     "optimizers.max_steps=16",
@@ -343,24 +343,24 @@ TRAINED = (
 
 
 @pytest.fixture(scope="module")
-def lab(own_cache) -> Iterator[Lab]:
+def context(own_cache) -> Iterator[Context]:
     del own_cache
-    made = Lab("patched")
+    made = Context("patched")
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def trained(lab, tmp_path_factory) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+def trained(context, tmp_path_factory) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
     """A learner that made sixteen optimizer steps: it, its folder, its states before and after."""
     folder = tmp_path_factory.mktemp("bfloat16")
-    pieces = lab.build(*TRAINED, directory=folder)
-    before = dry_run.states(pieces.learner)
+    components = context.build(*TRAINED, directory=folder)
+    before = dry_run.states(components.learner)
     for step in range(16):
-        example = example_of(pieces.learner, 8, seed=step)
-        pieces.cluster.update_actor([example], None)
-        pieces.cluster.update_critic([example], None)
-    return pieces, folder, before, dry_run.states(pieces.learner)
+        example = example_of(components.learner, 8, seed=step)
+        components.cluster.update_actor([example], None)
+        components.cluster.update_critic([example], None)
+    return components, folder, before, dry_run.states(components.learner)
 
 
 @pytest.mark.parametrize(
@@ -380,18 +380,18 @@ def test_as_many_weights_move_as_in_float32(role, part, trained):
 
 
 def test_the_base_rests_in_bfloat16(trained):
-    pieces, _, before, after = trained
+    components, _, before, after = trained
     base = [name for name in before["actor"].weights if "_lora_" not in name]
     for name in base:
         assert after["actor"].weights[name].dtype.name == "bfloat16"
         np.testing.assert_array_equal(after["actor"].weights[name], before["actor"].weights[name])
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(nnx.state(pieces.policy)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(nnx.state(components.policy)))
 
 
-def test_a_new_process_goes_on_from_what_was_saved_bit_for_bit(trained, lab):
-    pieces, folder, _, want = trained
-    pieces.cluster.save_checkpoints()
-    resumed = lab.build(*TRAINED, directory=folder)
+def test_a_new_process_goes_on_from_what_was_saved_bit_for_bit(trained, context):
+    components, folder, _, want = trained
+    components.cluster.save_checkpoints()
+    resumed = context.build(*TRAINED, directory=folder)
     got = dry_run.states(resumed.learner)
     for role in ("actor", "critic"):
         assert got[role].train_steps == 16
@@ -415,8 +415,8 @@ COPY = ("rollout.dtype=bfloat16", "rollout.temperature=1.0", "rollout.top_k=1", 
 
 
 @pytest.fixture(scope="module")
-def sampling(lab) -> Any:
-    return lab.build(*COPY, log_probs=True)
+def sampling(context) -> Any:
+    return context.build(*COPY, log_probs=True)
 
 
 @pytest.fixture(scope="module")
@@ -488,7 +488,7 @@ def test_the_planned_rollout_takes_the_copy_and_a_cache_of_its_dtype(assignments
     assert programs.arguments_of("decode", same) == programs.arguments_of("decode")
     held = {each.name: each.bytes for each in programs.resident(learner)}
     assert ("rollout copy" in held) == ("rollout copy" in names)
-    rows = recipe.batching.rollout_micro_batch
+    rows = recipe.batching.rollout_micro_batch_size
     state = programs.state_bytes(learner, rows)
     lengths = recipe.model.num_layers * rows * 4  # an end for each sequence and layer
     assert state["cache"] == accounting.account(recipe).cache_bytes + lengths

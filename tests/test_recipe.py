@@ -23,11 +23,11 @@ REFERENCE = {
     "ppo.gamma": 1.0,
     "ppo.gae_lambda": 1.0,
     "ppo.clip_range_value": 0.5,
-    "batching.batch": 16,
-    "batching.mini_batch": 8,
-    "batching.train_micro_batch": 2,
-    "batching.rollout_micro_batch": 4,
-    "batching.logps_micro_batch": 4,
+    "batching.rollout_batch_size": 16,
+    "batching.mini_batch_size": 8,
+    "batching.train_micro_batch_size": 2,
+    "batching.rollout_micro_batch_size": 4,
+    "batching.compute_logps_micro_batch_size": 4,
     "data.num_batches": 10,
     "data.num_test_batches": 10,
     "data.num_epochs": 1,
@@ -73,7 +73,11 @@ def test_the_preset_of_a_v6e_has_the_references_algorithm():
         f"model.remat={reference.model.remat or 'none'}",
         *(
             f"batching.{size}={getattr(reference.batching, size)}"
-            for size in ("train_micro_batch", "rollout_micro_batch", "logps_micro_batch")
+            for size in (
+                "train_micro_batch_size",
+                "rollout_micro_batch_size",
+                "compute_logps_micro_batch_size",
+            )
         ),
     )
     assert fast != reference
@@ -91,10 +95,10 @@ def test_toml_gives_the_recipe_back(preset):
 
 def test_later_words_win_preset_then_toml_then_assignment_then_flag(tmp_path):
     file = tmp_path / "mine.toml"
-    file.write_text("seed = 1\n[lora]\nrank = 3\n[batching]\nbatch = 128\n")
+    file.write_text("seed = 1\n[lora]\nrank = 3\n[batching]\nrollout_batch_size = 128\n")
     recipe = recipe_lib.load("tiny", toml=file, assignments=["lora.rank=5"], overrides={"seed": 9})
-    assert (recipe.seed, recipe.lora.rank, recipe.batching.batch) == (9, 5, 128)
-    assert recipe.batching.mini_batch == recipe_lib.load("tiny").batching.mini_batch
+    assert (recipe.seed, recipe.lora.rank, recipe.batching.rollout_batch_size) == (9, 5, 128)
+    assert recipe.batching.mini_batch_size == recipe_lib.load("tiny").batching.mini_batch_size
 
 
 def test_gsm8k_on_the_tiny_preset_brings_longer_prompts_which_assignments_still_beat():
@@ -107,13 +111,13 @@ def test_gsm8k_on_the_tiny_preset_brings_longer_prompts_which_assignments_still_
 
 
 REFUSED = {
-    "batching.train_micro_batch=3": "train_micro_batch (3) must divide mini_batch",
-    "batching.mini_batch=48": "mini_batch (48) must divide batch (64)",
-    "batching.rollout_micro_batch=48": "rollout_micro_batch (48) must divide batch (64)",
-    "batching.logps_micro_batch=48": "logps_micro_batch (48) must divide batch (64)",
-    "batching.batch=0": "batching.batch: Input should be greater than 0",
-    'batching.batch="64"': "batching.batch: Input should be a valid integer",
-    "batching.batch=64.0": "batching.batch: Input should be a valid integer",
+    "batching.train_micro_batch_size=3": "train_micro_batch_size (3) must divide mini_batch",
+    "batching.mini_batch_size=48": "mini_batch_size (48) must divide rollout_batch_size (64)",
+    "batching.rollout_micro_batch_size=48": "rollout_micro_batch_size (48) must divide",
+    "batching.compute_logps_micro_batch_size=48": "compute_logps_micro_batch_size (48) must",
+    "batching.rollout_batch_size=0": "batching.rollout_batch_size: Input should be greater than 0",
+    'batching.rollout_batch_size="64"': "rollout_batch_size: Input should be a valid integer",
+    "batching.rollout_batch_size=64.0": "rollout_batch_size: Input should be a valid integer",
     "batching.size=3": "batching.size: no such field",
     "speed.fast=true": "speed: no such field",
     "rollout.top_p=0": "rollout.top_p: Input should be greater than 0",
@@ -122,7 +126,7 @@ REFUSED = {
     "rollout.top_k=513": "rollout.top_k must be at most model.vocab_size",
     "rollout.temperature=0": "rollout.temperature: Input should be greater than 0",
     "rollout.cache_size=27": "cache_size (27) must be at least max_prompt_length",
-    "rollout.end_tokens=[]": "rollout.end_tokens",
+    "rollout.stop_tokens=[]": "rollout.stop_tokens",
     "ppo.gamma=1.5": "ppo.gamma: Input should be less than or equal to 1",
     "ppo.gamma=nan": "ppo.gamma: Input should be a finite number",
     "ppo.epsilon_c=1.0": "ppo.epsilon_c: Input should be greater than 1",
@@ -132,7 +136,7 @@ REFUSED = {
     "model.head_dim=7": "head_dim must be even",
     "model.attention_pattern=[]": "model.attention_pattern",
     "sharding.fsdp=3": "sharding.fsdp (3) must divide model.embed_dim (64) and "
-    "batching.train_micro_batch (64): use one of 1, 2, 4, 8, 16, 32, 64",
+    "batching.train_micro_batch_size (64): use one of 1, 2, 4, 8, 16, 32, 64",
     "sharding.tp=8": "sharding.tp (8) must divide model.num_heads (4) and model.num_kv_heads (2): "
     "use one of 1, 2",
     "sharding.tp=3": "sharding.tp (3) must divide model.vocab_size (512)",
@@ -156,7 +160,7 @@ def test_a_value_against_the_rules_is_refused_by_field_and_rule(assignment, said
 
 def test_the_rules_hold_for_recipes_made_in_python_too():
     with pytest.raises(ValueError, match="must divide"):
-        recipe_lib.Batching(batch=16, mini_batch=5)
+        recipe_lib.Batching(rollout_batch_size=16, mini_batch_size=5)
 
 
 def test_an_unknown_preset_is_refused_with_the_list():

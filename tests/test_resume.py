@@ -537,7 +537,7 @@ def test_a_reward_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path,
 
 
 @dataclasses.dataclass
-class Heard:
+class Recorded:
     """Figures as a cluster would log them."""
 
     figures: list
@@ -571,15 +571,19 @@ EXAMPLE = upstream.TrainExample(
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_batch(event, what, value, kept):
-    heard: Any = Heard([("actor/train/loss", 1.0, 2), ("rewards/train/score/max", float("nan"), 1)])
+    recorded: Any = Recorded(
+        [("actor/train/loss", 1.0, 2), ("rewards/train/score/max", float("nan"), 1)]
+    )
     said: list[str] = []
-    patient = training._Watch(kept, heard, training.Options(continue_on_nan=True, say=said.append))
-    watch = training._Watch(kept, heard, training.Options())
+    patient = training._Watch(
+        kept, recorded, training.Options(continue_on_nan=True, say=said.append)
+    )
+    watch = training._Watch(kept, recorded, training.Options())
     for each in (watch, patient):
         each.doing("train", 4)
         each.mini_batch_ended([EXAMPLE, EXAMPLE])
     assert said == []
-    heard.figures.append((event, value, 3))
+    recorded.figures.append((event, value, 3))
     with pytest.raises(errors.RunStopped) as stopped:
         watch.mini_batch_ended([EXAMPLE, EXAMPLE])
     begins = f"{what} is not finite in global step 5, optimizer step 3"

@@ -14,7 +14,7 @@ from harness import errors, progress, reward_trial, rewards, training
 from harness import recipe as recipe_lib
 from tests.conftest import SMALL_OPTIONS, small_recipe
 from tests.test_cli import call
-from tests.test_resume import Heard
+from tests.test_resume import Recorded
 
 BATCH = {
     "prompts": np.array(["a", "b", "c", "d"]),
@@ -181,8 +181,8 @@ def folder(tmp_path: pathlib.Path) -> Iterator[progress.Progress]:
 
 
 def guarded(folder: progress.Progress, name: str, step: int = 2, **settings: Any) -> Callable:
-    heard: Any = Heard([])
-    watch = training._Watch(folder, heard, training.Options(), (), lambda: step)
+    recorded: Any = Recorded([])
+    watch = training._Watch(folder, recorded, training.Options(), (), lambda: step)
     return watch.guarded(rewards.build(reward(name, **settings)))
 
 

@@ -97,7 +97,7 @@ BAD = {
     "data.num_batches=500": "data.num_batches",
     "rollout.max_prompt_length=12": "rollout.max_prompt_length",
     "model.tokenizer=/no/such/file.model": "/no/such/file.model",
-    'rollout.end_tokens=["<over>"]': "<over>",
+    'rollout.stop_tokens=["<over>"]': "<over>",
 }
 
 
@@ -117,7 +117,11 @@ def test_a_device_that_fails_while_training_ends_the_run_in_one_sentence(
 
 
 def test_too_few_devices_leave_nothing_behind(recipe, tmp_path):
-    sizes = ("batching.batch=16", "batching.mini_batch=16", "batching.train_micro_batch=16")
+    sizes = (
+        "batching.rollout_batch_size=16",
+        "batching.mini_batch_size=16",
+        "batching.train_micro_batch_size=16",
+    )
     asked = recipe_lib.replace(recipe, *sizes, "sharding.fsdp=16")
     with pytest.raises(HarnessError, match="needs 16 devices"):
         pipeline.run(asked, tmp_path / "out")

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:scatter inputs have incompatible
 @pytest.fixture(scope="module")
 def seen(own_cache):
     del own_cache
-    yield from conformance.open_observatory("stock")
+    yield from conformance.open_observations("stock")
 
 
 # Models are made alike in both modes.
@@ -29,11 +29,11 @@ def test_refused(each, name, seen):
 
 
 def test_the_account_tells_the_groups_that_are_whitened(seen):
-    said = accounting.account(seen.lab.recipe)
-    groups = [len(g.scores) for g in seen.lab.trace.groups if not g.evaluation]
+    said = accounting.account(seen.context.recipe)
+    groups = [len(g.scores) for g in seen.context.trace.groups if not g.evaluation]
     per_mini_batch = len(said.whitening_groups)
     assert groups == list(said.whitening_groups) * (len(groups) // per_mini_batch)
-    rolled = list(seen.lab.trace.generations)
-    evaluated = sum(len(g.scores) for g in seen.lab.trace.groups if g.evaluation)
+    rolled = list(seen.context.trace.generations)
+    evaluated = sum(len(g.scores) for g in seen.context.trace.groups if g.evaluation)
     rows = sum(len(g.prompts) for g in rolled) - evaluated
     assert rows == said.rollouts

@@ -12,7 +12,7 @@ from tunix.rl.rollout import vanilla_rollout
 
 from harness import models, pipeline, upstream
 from harness import recipe as recipe_lib
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.errors import HarnessError
 from harness.upstream import known_issues, rebind
 from harness.upstream.engine import rollout as rollout_lib
@@ -69,26 +69,26 @@ def test_a_line_number_points_at_code(defect):
 @pytest.fixture(scope="module")
 def patched(own_cache):
     del own_cache
-    lab = Lab("patched")
-    yield lab
-    lab.close()
+    context = Context("patched")
+    yield context
+    context.close()
 
 
 def test_stock_is_tunix_exactly_as_installed():
-    lab = Lab("stock")
+    context = Context("stock")
     try:
-        pieces = lab.pieces
-        assert type(pieces.learner) is ppo_learner.PPOLearner
-        assert type(pieces.cluster) is rl_cluster.RLCluster
-        assert type(pieces.cluster.rollout) is vanilla_rollout.VanillaRollout
-        worker: Any = pieces.cluster.rollout
+        components = context.components
+        assert type(components.learner) is ppo_learner.PPOLearner
+        assert type(components.cluster) is rl_cluster.RLCluster
+        assert type(components.cluster.rollout) is vanilla_rollout.VanillaRollout
+        worker: Any = components.cluster.rollout
         assert type(worker._sampler) is sampler_lib.Sampler
     finally:
-        lab.close()
+        context.close()
 
 
 def test_fixes_leave_upstreams_own_classes_alone(patched):
-    assert type(patched.pieces.learner) is not ppo_learner.PPOLearner
+    assert type(patched.components.learner) is not ppo_learner.PPOLearner
     upstream.present.cache_clear()
     fixable = {each.id for each in upstream.KNOWN_ISSUES if each.fix}
     assert {each for each in upstream.present() if each in fixable} == {
@@ -98,37 +98,37 @@ def test_fixes_leave_upstreams_own_classes_alone(patched):
 
 
 def test_the_engines_worker_and_the_plain_one_take_foreign_tokenizers(patched):
-    pieces = patched.pieces
+    components = patched.components
 
     class Foreign:
-        """Shows end tokens in its text, as a plain SentencePiece model does."""
+        """Shows stop tokens in its text, as a plain SentencePiece model does."""
 
         def encode(self, text):
-            return pieces.tokenizer.encode(text)
+            return components.tokenizer.encode(text)
 
         def decode(self, ids):
             return " ".join(map(str, ids))
 
         def bos_id(self):
-            return pieces.tokenizer.bos_id()
+            return components.tokenizer.bos_id()
 
         def eos_id(self):
-            return pieces.tokenizer.eos_id()
+            return components.tokenizer.eos_id()
 
         def pad_id(self):
-            return pieces.tokenizer.pad_id()
+            return components.tokenizer.pad_id()
 
     worker = rollout_lib.EngineRollout(
-        pieces.actor,
+        components.actor,
         Foreign(),
-        pieces.mesh,
-        pieces.cluster.cluster_config.rollout_config,
-        fixes=pieces.cluster.fixes,
+        components.mesh,
+        components.cluster.cluster_config.rollout_config,
+        fixes=components.cluster.fixes,
         seed=0,
     )
-    config: Any = pieces.cluster.cluster_config.rollout_config
-    batch: Any = pieces.dataset.train[0]
-    with pieces.mesh:
+    config: Any = components.cluster.cluster_config.rollout_config
+    batch: Any = components.dataset.train[0]
+    with components.mesh:
         found = worker.generate([str(each) for each in batch["prompts"][:4]], config)
     ends = {str(each) for each in config.eos_tokens}
     assert any(row[-1] in config.eos_tokens for row in found.tokens)

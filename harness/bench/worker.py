@@ -47,9 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
-    from harness.bench import lab as lab_lib
+    from harness.bench import context as context_lib
 
-    recipe = lab_lib.recipe_for(
+    recipe = context_lib.recipe_for(
         given.preset,
         assignments=tuple(given.assignments),
         dtype=given.dtype,
@@ -61,13 +61,16 @@ def main(argv: list[str] | None = None) -> None:
         return
     from harness.measure import compiles
 
-    with compiles.Listener() as listener, lab_lib.Lab(recipe, mode=given.upstream) as lab:
+    with (
+        compiles.Listener() as listener,
+        context_lib.Context(recipe, mode=given.upstream) as context,
+    ):
         if given.command == "exact":
-            found = {**header(recipe), "benchmarks": exact(lab, listener)}
+            found = {**header(recipe), "benchmarks": exact(context, listener)}
             jsonlines.write(out, bench.Measured.model_validate(found).to_json())
         else:
-            names = given.only or list(lab_lib.NAMES)
-            calls = {name: lab.call(name) for name in names}
+            names = given.only or list(context_lib.NAMES)
+            calls = {name: context.call(name) for name in names}
             serve({**header(recipe), "names": names}, calls, sys.stdin, out)
 
 
@@ -90,27 +93,27 @@ def shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {name: recipe[name] for name in SHAPING}
 
 
-def exact(lab: Any, listener: Any) -> dict[str, dict[str, Any]]:
-    """Measure the exact figures of a lab.
+def exact(context: Any, listener: Any) -> dict[str, dict[str, Any]]:
+    """Measure the exact figures of a context.
 
     Args:
-      lab: `harness.bench.lab.Lab`, whose learner has not trained yet.
-      listener: It has listened since before the lab was made.
+      context: `harness.bench.context.Context`, whose learner has not trained yet.
+      listener: It has listened since before the context was made.
 
     Returns:
       Benchmark -> figure -> value. `global_step` counts the programs that were
       asked for until training is steady, and what is traced or compiled after.
     """
-    from harness.bench import lab as lab_lib
+    from harness.bench import context as context_lib
 
-    size = lab_lib.size_name(lab.recipe)
-    found = {f"{name}[{size}]": lab.figures(name) for name in lab.programs}
+    size = context_lib.size_name(context.recipe)
+    found = {f"{name}[{size}]": context.figures(name) for name in context.programs}
     for _ in range(WARM_UP_STEPS):
-        lab.steps.step()
-    warm = listener.heard
+        context.steps.step()
+    warm = listener.statistics
     for _ in range(STEADY_STEPS):
-        lab.steps.step()
-    steady = listener.heard.since(warm)
+        context.steps.step()
+    steady = listener.statistics.since(warm)
     found[f"global_step[{size}]"] = {
         "compile_count": warm.compiles + warm.cache_hits,
         "retraces": steady.traces + steady.compiles + steady.cache_hits,
@@ -123,7 +126,7 @@ def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out
 
     Args:
       head: Said first, when all is ready.
-      calls: Name -> `harness.bench.lab.Call`.
+      calls: Name -> `harness.bench.context.Call`.
       orders: A JSON line each: `{"name": N, "calls": K}` for one round of K
         calls, or an end of file.
       out: An answer each: `{"wall": seconds a call, "cpu": seconds a call}`.
@@ -145,7 +148,7 @@ def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out
 
 
 def memory(recipe: Any, mode: Any, name: str) -> dict[str, Any]:
-    """Measure the peak of one program, at the sizes of `lab.recipe_for(alone=name)`.
+    """Measure the peak of one program, at the sizes of `context.recipe_for(alone=name)`.
 
     Args:
       recipe: Shapes.
@@ -157,15 +160,15 @@ def memory(recipe: Any, mode: Any, name: str) -> dict[str, Any]:
       device, or none where it tells none: of this process until the program has
       run, weights and whatever else lives meanwhile included.
     """
-    from harness.bench import lab as lab_lib
+    from harness.bench import context as context_lib
     from harness.measure import memory as memory_lib
 
-    with lab_lib.Lab(recipe, mode=mode, updates=name in programs.TRAIN) as lab:
+    with context_lib.Context(recipe, mode=mode, updates=name in programs.TRAIN) as context:
         measured = memory_lib.peak_bytes()
         return {
             **header(recipe),
             "name": name,
-            "compiled_peak_bytes": lab.figures(name)["peak_bytes"],
+            "compiled_peak_bytes": context.figures(name)["peak_bytes"],
             "measured_peak_bytes": measured,
         }
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from harness import upstream
-from harness.checks import lab as lab_lib
+from harness.checks import context as context_lib
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import Comparison, Observed, Property, Tolerance
 from harness.oracle import advantage, rollout
 
@@ -67,11 +67,11 @@ def mini_batches(groups: Sequence[Any], rows: int) -> list[list[Any]]:
     return found
 
 
-def _observe(lab: Lab) -> Observed:
-    batches = mini_batches(lab.trace.groups, lab.recipe.batching.mini_batch)
+def _observe(context: Context) -> Observed:
+    batches = mini_batches(context.trace.groups, context.recipe.batching.mini_batch_size)
     flat = [group for batch in batches for group in batch]
     return {
-        "recipe": lab.recipe,
+        "recipe": context.recipe,
         "batches": batches,
         "scores": [group.scores for group in flat],
         "returns": [group.example["returns"] for group in flat],
@@ -83,7 +83,7 @@ def _compare_scores(observed: Observed, known: Collection[str]) -> Iterator[Comp
     del known
     groups = [group for batch in observed["batches"] for group in batch]
     for index, (group, got) in enumerate(zip(groups, observed["scores"], strict=True)):
-        want = lab_lib.reward(completions=group.completions, **group.columns)
+        want = context_lib.reward(completions=group.completions, **group.columns)
         yield Comparison(f"scores of group {index}", np.array(got), np.array(want))
     every = np.concatenate(observed["scores"])
     kinds = bool(np.any(every < 0) and np.any(every % 1))
@@ -142,8 +142,8 @@ def _penalty(prompts: Sequence[str], completions: Sequence[str], **columns: Any)
     return [-0.3 * len(text) for text in prompts]
 
 
-def _observe_several(lab: Lab) -> Observed:
-    del lab
+def _observe_several(context: Context) -> Observed:
+    del context
     prompts, completions = ["a", "bcd", "ef"], ["1", "", "23456"]
     total, logged = upstream.total_rewards([_length, _penalty], prompts, completions)
     asked = [np.array(each(prompts, completions)) for each in (_length, _penalty)]

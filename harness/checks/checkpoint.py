@@ -11,7 +11,7 @@ import numpy as np
 from harness import accounting, errors, upstream
 from harness import recipe as recipe_lib
 from harness.checks import schedule, wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.upstream.instrument import dry_run
 from harness.upstream.instrument import trace as trace_lib
@@ -56,10 +56,10 @@ def _states_of(trace: trace_lib.Trace, step: int, count: int) -> dict[str, dry_r
     return found
 
 
-def _observe_restored(lab: Lab) -> Observed:
-    resumed = lab.resumed
-    count = accounting.account(lab.recipe).gradient_accumulation
-    cut, again = lab.rehearse(
+def _observe_restored(context: Context) -> Observed:
+    resumed = context.resumed
+    count = accounting.account(context.recipe).gradient_accumulation
+    cut, again = context.rehearse(
         *schedule.RESUMED.assignments,
         batches=schedule.RESUMED.batches,
         stop=schedule.RESUMED_AFTER,
@@ -67,11 +67,11 @@ def _observe_restored(lab: Lab) -> Observed:
     return {
         "got": _figures(_PASSING, resumed.states, resumed.global_step)
         | _figures(_LAST, again.began, again.first_global_step),
-        "want": _figures(_PASSING, _states_of(lab.trace, resumed.step, count), 1)
+        "want": _figures(_PASSING, _states_of(context.trace, resumed.step, count), 1)
         | _figures(_LAST, cut.ended, schedule.RESUMED_AFTER),
-        "fresh": _figures(_PASSING, _states_of(lab.trace, 0, count), 0)
+        "fresh": _figures(_PASSING, _states_of(context.trace, 0, count), 0)
         | _figures(_LAST, cut.began, 0),
-        "next": _figures(_PASSING, _states_of(lab.trace, resumed.step + 1, count), 2)
+        "next": _figures(_PASSING, _states_of(context.trace, resumed.step + 1, count), 2)
         | _figures(_LAST, cut.began, 0),
     }
 
@@ -98,8 +98,8 @@ def _take(source: str, *words: str) -> Callable[[Observed], Observed]:
     return taken
 
 
-def _observe_resumed(lab: Lab) -> Observed:
-    return {"recipe": lab.recipe, "whole": lab.trace, "resumed": lab.resumed}
+def _observe_resumed(context: Context) -> Observed:
+    return {"recipe": context.recipe, "whole": context.trace, "resumed": context.resumed}
 
 
 def _compare_resumed(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -205,26 +205,26 @@ _CUT = schedule.Case(8, 4, 2, 2, max_steps=100, batches=2)
 _INTERVAL = 3
 
 
-def _observe_saved(lab: Lab) -> Observed:
-    directory = lab.folder / "saved"
-    _rehearse_saving(lab, directory)
+def _observe_saved(context: Context) -> Observed:
+    directory = context.folder / "saved"
+    _rehearse_saving(context, directory)
     return {
         "saved": {role: upstream.saved_steps(directory, role) for role in _ROLES},
         "per_batch": _CUT.batch // _CUT.mini_batch * _CUT.epochs,
     }
 
 
-def _rehearse_saving(lab: Lab, directory: pathlib.Path) -> dry_run.Rehearsal:
+def _rehearse_saving(context: Context, directory: pathlib.Path) -> dry_run.Rehearsal:
     recipe = recipe_lib.replace(
-        lab.recipe,
+        context.recipe,
         "ppo.beta=0",
         *_CUT.assignments,
         f"checkpoints.save_interval_steps={_INTERVAL}",
     )
     return dry_run.rehearse(
         recipe,
-        tokenizer=lab.pieces.tokenizer,
-        fixes=lab.fixes,
+        tokenizer=context.components.tokenizer,
+        fixes=context.fixes,
         batches=_CUT.batches,
         directory=directory,
     )
@@ -241,13 +241,13 @@ def _compare_saved(observed: Observed, known: Collection[str]) -> Iterator[Compa
         )
 
 
-def _observe_apart(lab: Lab) -> Observed:
-    directory = lab.folder / "apart"
-    ended = _rehearse_saving(lab, directory).ended
+def _observe_apart(context: Context) -> Observed:
+    directory = context.folder / "apart"
+    ended = _rehearse_saving(context, directory).ended
     *_, before, last = upstream.saved_steps(directory, "critic")
     shutil.rmtree(directory / "checkpoints" / "critic" / str(last))
     try:
-        began = _rehearse_saving(lab, directory).began
+        began = _rehearse_saving(context, directory).began
     except errors.HarnessError:
         got = "refused"
     else:

@@ -6,13 +6,13 @@ import numpy as np
 
 from harness import upstream
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
 
 
-def _observe(lab: Lab) -> Observed:
+def _observe(context: Context) -> Observed:
     # Counted before each batch but the first, and after the last.
-    trace = lab.trace
+    trace = context.trace
     new = _new_lengths(trace)
     excused = new if upstream.standing("lengths-compile") else np.zeros_like(new)
     return {"compiled": np.array(trace.compiled), "excused": excused}

@@ -11,7 +11,7 @@ from typing import Any
 from harness import checks, errors, upstream
 from harness.artifacts import check as artifact
 from harness.checks import property as property_lib
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +132,14 @@ def check(
       HarnessError: There is no such property.
     """
     chosen = checks.select(only, slow=slow)
-    lab = Lab(mode, fixes)
+    context = Context(mode, fixes)
     outcomes = []
     try:
         for each in chosen:
             progress(each.id)
-            outcomes.append(property_lib.run(each, lab))
+            outcomes.append(property_lib.run(each, context))
     finally:
-        lab.close()
+        context.close()
     looked = {each.id for each in chosen}
     wanted = [d for d in upstream.KNOWN_ISSUES if not only or looked & set(d.shown_by)]
     shown = _reproduce([d.id for d in wanted], progress) if reproduce else {}
@@ -149,7 +149,7 @@ def check(
         Finding(
             defect=defect,
             present=_present(defect, probed, looked, broken, shown.get(defect.id)),
-            fixed=lab.fixes.cover(defect.id),
+            fixed=context.fixes.cover(defect.id),
             reproduction=shown.get(defect.id),
         )
         for defect in wanted
@@ -230,18 +230,18 @@ def tolerances(mode: upstream.Mode = "patched") -> str:
     Returns:
       A page of Markdown, with a row for each property.
     """
-    lab = Lab(mode)
+    context = Context(mode)
     try:
-        rows = [_tolerance(each, lab) for each in checks.PROPERTIES]
+        rows = [_tolerance(each, context) for each in checks.PROPERTIES]
     finally:
-        lab.close()
+        context.close()
     return _TOLERANCES.format(version=upstream.installed_version(), mode=mode) + "".join(rows)
 
 
-def _tolerance(each: property_lib.Property, lab: Lab) -> str:
+def _tolerance(each: property_lib.Property, context: Context) -> str:
     noise = smallest = "a yes or a no, in minutes"
     if not each.slow:
-        observed, known = each.observe(lab), lab.unfixed(each.defects)
+        observed, known = each.observe(context), context.unfixed(each.defects)
         wrong = [each.distance(change(observed), known) for change in each.wrong.values()]
         noise, smallest = (f"{x:.2g}" for x in (each.distance(observed, known), min(wrong)))
     return f"| `{each.id}` | {each.tolerance} | {noise} | {smallest} | {each.tolerance.why} |\n"

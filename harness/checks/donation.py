@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.upstream.instrument import programs
 
@@ -29,16 +29,16 @@ class Program:
     figures: int
 
 
-def _observe(lab: Lab) -> Observed:
-    learner = lab.pieces.learner
+def _observe(context: Context) -> Observed:
+    learner = context.components.learner
     cluster: Any = learner.rl_cluster
     trainers = {"actor_step": cluster.actor_trainer, "critic_step": cluster.critic_trainer}
-    size = lab.recipe.batching.train_micro_batch
+    size = context.recipe.batching.train_micro_batch_size
     found = {}
     for name in ("actor_step", "critic_step", "values"):
         trainer = trainers.get(name, cluster.critic_trainer)
         role = name.split("_")[0]
-        aux = next((len(u.aux) for u in lab.trace.updates if u.role == role), 0)
+        aux = next((len(u.aux) for u in context.trace.updates if u.role == role), 0)
         donated, results = programs.donated_and_results(learner, name, size)  # type: ignore[arg-type]
         found[name] = Program(
             weights=len(nnx.to_flat_state(nnx.state(trainer.model))),

@@ -11,7 +11,7 @@ import numpy as np
 from harness import accounting, evaluation, rewards, upstream
 from harness import recipe as recipe_lib
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.checks.schedule import Case
 from harness.upstream.instrument import dry_run
@@ -28,8 +28,8 @@ _CASES = (
 )
 
 
-def _rehearse(lab: Lab, case: Case) -> dry_run.Rehearsal:
-    return lab.rehearse(
+def _rehearse(context: Context, case: Case) -> dry_run.Rehearsal:
+    return context.rehearse(
         *case.assignments,
         f"evaluation.every_n_steps={_EVERY}",
         batches=case.batches,
@@ -38,9 +38,9 @@ def _rehearse(lab: Lab, case: Case) -> dry_run.Rehearsal:
     )[0]
 
 
-def _observe_config(lab: Lab) -> Observed:
-    draws = [draw for case in _CASES for draw in _rehearse(lab, case).draws]
-    rollout = lab.recipe.rollout
+def _observe_config(context: Context) -> Observed:
+    draws = [draw for case in _CASES for draw in _rehearse(context, case).draws]
+    rollout = context.recipe.rollout
     return {
         "modes": [draw.evaluation for draw in draws],
         "got": [(draw.temperature, draw.top_p) for draw in draws],
@@ -103,16 +103,19 @@ def _looks(case: Case, every: int, known: Collection[str], *, one_policy: bool) 
     return _Looks(steps, drawn, per_look)
 
 
-def _observe_all(lab: Lab) -> Observed:
-    found = [_rehearse(lab, case) for case in _CASES]
+def _observe_all(context: Context) -> Observed:
+    found = [_rehearse(context, case) for case in _CASES]
     return {
-        "recipe": lab.recipe,
-        "one_policy": "mini-batch-off-policy" in lab.fixes,
+        "recipe": context.recipe,
+        "one_policy": "mini-batch-off-policy" in context.fixes,
         "looks": [each.looks for each in found],
         "draws": [[draw for draw in each.draws if draw.evaluation] for each in found],
         "evaluated": {
             role: [
-                rows for each in lab.trace.updates if each.role == role for rows in each.evaluated
+                rows
+                for each in context.trace.updates
+                if each.role == role
+                for rows in each.evaluated
             ]
             for role in _ROLES
         },
@@ -166,9 +169,9 @@ def _compare_all(observed: Observed, known: Collection[str]) -> Iterator[Compari
     recipe = observed["recipe"]
     batching, account = recipe.batching, accounting.account(recipe)
     case = Case(
-        batching.batch,
-        batching.mini_batch,
-        batching.train_micro_batch,
+        batching.rollout_batch_size,
+        batching.mini_batch_size,
+        batching.train_micro_batch_size,
         recipe.ppo.num_epochs,
         max_steps=account.max_steps,
         batches=account.batches,
@@ -179,36 +182,42 @@ def _compare_all(observed: Observed, known: Collection[str]) -> Iterator[Compari
         yield Comparison(
             f"rows of each validation batch that the real {role} was evaluated on",
             observed["evaluated"][role],
-            [batching.batch] * (len(want.steps) * want.per_look),
+            [batching.rollout_batch_size] * (len(want.steps) * want.per_look),
         )
 
 
-def _observe_nothing(lab: Lab) -> Observed:
-    pieces = lab.pieces
-    sizes = ("batch", "mini_batch", "train_micro_batch", "rollout_micro_batch", "logps_micro_batch")
+def _observe_nothing(context: Context) -> Observed:
+    components = context.components
+    sizes = (
+        "rollout_batch_size",
+        "mini_batch_size",
+        "train_micro_batch_size",
+        "rollout_micro_batch_size",
+        "compute_logps_micro_batch_size",
+    )
     # The sizes of a rollout, so that no other program is compiled.
-    size = pieces.recipe.batching.rollout_micro_batch
+    size = components.recipe.batching.rollout_micro_batch_size
     recipe = recipe_lib.replace(
-        pieces.recipe,
+        components.recipe,
         *(f"batching.{name}={size}" for name in sizes),
         'evaluation.generation="liberal"',
     )
-    generator = upstream.Generator(recipe, pieces.actor, pieces.tokenizer, pieces.mesh)
-    batch = next(iter(pieces.dataset.test))
+    generator = upstream.Generator(recipe, components.actor, components.tokenizer, components.mesh)
+    batch = next(iter(components.dataset.test))
     rows = {name: column[: size - 1] for name, column in batch.items()}
-    before = _everything(lab)
+    before = _everything(context)
     answers = [evaluation.evaluate(recipe, generator, [rows]) for _ in range(2)]
     return {
         "before": before,
-        "after": _everything(lab),
+        "after": _everything(context),
         "answers": [[(s.completion, s.tokens, s.score) for s in each.samples] for each in answers],
         "total": len(rows["prompts"]),
     }
 
 
-def _everything(lab: Lab) -> dict[str, np.ndarray]:
+def _everything(context: Context) -> dict[str, np.ndarray]:
     """Return whatever training follows from, by name."""
-    learner, cluster = lab.pieces.learner, lab.pieces.cluster
+    learner, cluster = context.components.learner, context.components.cluster
     found = {"global step": np.array(cluster.global_steps)}
     for index, seed in enumerate(dry_run.randomness(learner)):
         found[f"randomness {index}"] = seed
@@ -286,7 +295,7 @@ _TRIES = (
 )
 
 
-def _observe_scores(lab: Lab) -> Observed:
+def _observe_scores(context: Context) -> Observed:
     each = [rewards.score(row.completion, row.answer) for row in _LABELLED]
     together = rewards.gsm8k_reward(
         [row.prompt for row in _LABELLED],
@@ -295,12 +304,17 @@ def _observe_scores(lab: Lab) -> Observed:
     )
     size = 2
     recipe = recipe_lib.replace(
-        lab.recipe,
+        context.recipe,
         *(
             f"batching.{name}={size}"
-            for name in ("batch", "mini_batch", "train_micro_batch", "rollout_micro_batch")
+            for name in (
+                "rollout_batch_size",
+                "mini_batch_size",
+                "train_micro_batch_size",
+                "rollout_micro_batch_size",
+            )
         ),
-        f"batching.logps_micro_batch={size}",
+        f"batching.compute_logps_micro_batch_size={size}",
         f"evaluation.passes={len(_TRIES)}",
     )
     asked: dict[str, int] = {}

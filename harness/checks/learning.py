@@ -8,7 +8,7 @@ import numpy as np
 
 from harness import models, pipeline, upstream
 from harness import recipe as recipe_lib
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
 
 Score = Callable[[Sequence[str]], np.ndarray]
@@ -34,12 +34,12 @@ _RECIPE = (
     "rollout.max_prompt_length=4",
     f"rollout.max_new_tokens={_NEW_TOKENS}",
     "rollout.cache_size=16",
-    'rollout.end_tokens=["<eos>"]',
-    "batching.batch=16",
-    "batching.mini_batch=16",
-    "batching.train_micro_batch=16",
-    "batching.rollout_micro_batch=16",
-    "batching.logps_micro_batch=16",
+    'rollout.stop_tokens=["<eos>"]',
+    "batching.rollout_batch_size=16",
+    "batching.mini_batch_size=16",
+    "batching.train_micro_batch_size=16",
+    "batching.rollout_micro_batch_size=16",
+    "batching.compute_logps_micro_batch_size=16",
     "ppo.num_epochs=1",
     "optimizers.actor_learning_rate=0.01",
     "optimizers.critic_learning_rate=0.01",
@@ -107,7 +107,7 @@ def _share(wished: Collection[str]) -> Score:
 
 
 def _train(
-    lab: Lab,
+    context: Context,
     seed: int,
     *assignments: str,
     wished: Collection[str] = _TARGET,
@@ -137,11 +137,13 @@ def _train(
         actor=policy,
         critic=models.make_critic(policy, mesh, seed),
         tokenizer=tokenizer,
-        fixes=lab.fixes,
+        fixes=context.fixes,
     )
-    learner = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward_fn, fixes=lab.fixes)
+    learner = upstream.make_learner(
+        recipe, cluster=cluster, reward_fn=reward_fn, fixes=context.fixes
+    )
     rng = np.random.default_rng(seed)
-    batch = recipe.batching.batch
+    batch = recipe.batching.rollout_batch_size
     prompts = [
         np.array(["".join(rng.choice(list(_LETTERS), rng.integers(1, 4))) for _ in range(batch)])
         for _ in range(_BATCHES)
@@ -155,15 +157,15 @@ def _train(
     return Curve(by_batch, (float(rewards.min()), float(rewards.max())))
 
 
-def _broken(lab: Lab, defects: Collection[str]) -> bool:
-    return not all(lab.fixes.cover(each) for each in defects)
+def _broken(context: Context, defects: Collection[str]) -> bool:
+    return not all(context.fixes.cover(each) for each in defects)
 
 
 _BREAKS_LEARNING = ("reward-truncated", "end-token-dropped", "whitening-group")
 _MICRO = (
-    "batching.train_micro_batch=1",
-    "batching.rollout_micro_batch=1",
-    "batching.logps_micro_batch=1",
+    "batching.train_micro_batch_size=1",
+    "batching.rollout_micro_batch_size=1",
+    "batching.compute_logps_micro_batch_size=1",
 )
 _NO_RATE = ("optimizers.actor_learning_rate=1e-12", "optimizers.critic_learning_rate=1e-12")
 
@@ -178,19 +180,19 @@ def _well_formed(observed: Observed) -> Iterator[Comparison]:
         yield Comparison(f"shares of run {index} from 0 to 1", bounded, True)
 
 
-def _observe_learns(lab: Lab) -> Observed:
+def _observe_learns(context: Context) -> Observed:
     return {
         "range": (0, 1),
-        "broken": _broken(lab, _BREAKS_LEARNING),
-        "curves": [_train(lab, seed) for seed in _SEEDS],
+        "broken": _broken(context, _BREAKS_LEARNING),
+        "curves": [_train(context, seed) for seed in _SEEDS],
     }
 
 
-def _observe_micro(lab: Lab) -> Observed:
+def _observe_micro(context: Context) -> Observed:
     return {
         "range": (0, 1),
-        "broken": _broken(lab, (*_BREAKS_LEARNING, "micro-batch-token-mean")),
-        "curves": [_train(lab, seed, *_MICRO) for seed in range(2)],
+        "broken": _broken(context, (*_BREAKS_LEARNING, "micro-batch-token-mean")),
+        "curves": [_train(context, seed, *_MICRO) for seed in range(2)],
     }
 
 
@@ -203,8 +205,8 @@ def _compare_learns(observed: Observed, known: Collection[str]) -> Iterator[Comp
     yield Comparison(f"learned (shares at the end: {said})", learned, not known)
 
 
-def _observe_zero_rate(lab: Lab) -> Observed:
-    return {"range": (0, 1), "broken": False, "curves": [_train(lab, 0, *_NO_RATE)]}
+def _observe_zero_rate(context: Context) -> Observed:
+    return {"range": (0, 1), "broken": False, "curves": [_train(context, 0, *_NO_RATE)]}
 
 
 def _compare_zero_rate(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -217,11 +219,13 @@ def _compare_zero_rate(observed: Observed, known: Collection[str]) -> Iterator[C
         yield Comparison(f"flat (moved by {moved:.3f})", abs(moved) < 0.04, True)
 
 
-def _observe_negated(lab: Lab) -> Observed:
+def _observe_negated(context: Context) -> Observed:
     return {
         "range": (-1, 0),
-        "broken": _broken(lab, _BREAKS_LEARNING),
-        "curves": [_train(lab, seed, wished=_COMMON, reward=np.negative) for seed in _FEW_SEEDS],
+        "broken": _broken(context, _BREAKS_LEARNING),
+        "curves": [
+            _train(context, seed, wished=_COMMON, reward=np.negative) for seed in _FEW_SEEDS
+        ],
     }
 
 
@@ -234,12 +238,12 @@ def _compare_negated(observed: Observed, known: Collection[str]) -> Iterator[Com
     yield Comparison(f"fell (shares at the end: {said})", fell, not known)
 
 
-def _observe_shuffled(lab: Lab) -> Observed:
+def _observe_shuffled(context: Context) -> Observed:
     rng = np.random.default_rng(0)
     return {
         "range": (0, 1),
         "broken": False,
-        "curves": [_train(lab, seed, reward=rng.permutation) for seed in _FEW_SEEDS],
+        "curves": [_train(context, seed, reward=rng.permutation) for seed in _FEW_SEEDS],
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from harness import upstream
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property, Tolerance
 from harness.oracle import kl as kl_lib
 
@@ -21,10 +21,10 @@ def _real(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.asarray(array)[np.asarray(mask, bool)]
 
 
-def _observe_log_probs(lab: Lab) -> Observed:
-    groups = lab.trace.groups
+def _observe_log_probs(context: Context) -> Observed:
+    groups = context.trace.groups
     return {
-        "replay": lab.replay,
+        "replay": context.replay,
         "groups": groups,
         "got": [group.example["old_per_token_logps"] for group in groups],
     }
@@ -45,10 +45,10 @@ def _compare_log_probs(observed: Observed, known: Collection[str]) -> Iterator[C
         yield Comparison(f"log-probs of group {index}", _real(got, mask), _real(want, mask))
 
 
-def _observe_reference(lab: Lab) -> Observed:
-    groups = lab.trace.groups
+def _observe_reference(context: Context) -> Observed:
+    groups = context.trace.groups
     return {
-        "replay": lab.replay,
+        "replay": context.replay,
         "groups": groups,
         "got": [group.example["ref_per_token_logps"] for group in groups],
     }
@@ -69,11 +69,11 @@ def _compare_reference(observed: Observed, known: Collection[str]) -> Iterator[C
         yield Comparison(f"reference of group {index}", _real(got, mask), _real(want, mask))
 
 
-def _observe_divergence(lab: Lab) -> Observed:
-    method = lab.recipe.ppo.kl_method
-    groups = lab.trace.groups
+def _observe_divergence(context: Context) -> Observed:
+    method = context.recipe.ppo.kl_method
+    groups = context.trace.groups
     return {
-        "replay": lab.replay,
+        "replay": context.replay,
         "method": method,
         "groups": groups,
         "got": [
@@ -97,10 +97,10 @@ def _compare_divergence(observed: Observed, known: Collection[str]) -> Iterator[
         yield Comparison(f"divergence of group {index}", _real(got, mask), _real(want, mask))
 
 
-def _observe_sampler(lab: Lab) -> Observed:
-    generations = [each for each in lab.trace.generations if each.log_probs is not None]
+def _observe_sampler(context: Context) -> Observed:
+    generations = [each for each in context.trace.generations if each.log_probs is not None]
     return {
-        "replay": lab.replay,
+        "replay": context.replay,
         "generations": generations,
         "got": [np.concatenate(each.log_probs or []) for each in generations],
     }
@@ -131,10 +131,10 @@ def _compare_sampler(observed: Observed, known: Collection[str]) -> Iterator[Com
     yield Comparison("a sequence passed the sliding window", seen_past, True)
 
 
-def _observe_values(lab: Lab) -> Observed:
-    groups = lab.trace.groups
+def _observe_values(context: Context) -> Observed:
+    groups = context.trace.groups
     return {
-        "replay": lab.replay,
+        "replay": context.replay,
         "groups": groups,
         "got": [group.example["old_values"] for group in groups],
     }
@@ -151,21 +151,21 @@ def _compare_values(observed: Observed, known: Collection[str]) -> Iterator[Comp
         yield Comparison(f"values of group {index}", _real(got, mask), _real(want, mask))
 
 
-def _sequences(lab: Lab) -> tuple[np.ndarray, np.ndarray]:
+def _sequences(context: Context) -> tuple[np.ndarray, np.ndarray]:
     """Prompts of unequal length and whole completions without a pad, [4, P] and [4, T]."""
     rng = np.random.default_rng(1)
-    rollout = lab.recipe.rollout
+    rollout = context.recipe.rollout
     shape = 4, rollout.max_prompt_length
-    prompts = rng.integers(10, lab.recipe.model.vocab_size, shape)
+    prompts = rng.integers(10, context.recipe.model.vocab_size, shape)
     for row, pads in enumerate((0, 3, 9, 17)):
         prompts[row, :pads] = 0
-    completions = rng.integers(10, lab.recipe.model.vocab_size, (4, rollout.max_new_tokens))
+    completions = rng.integers(10, context.recipe.model.vocab_size, (4, rollout.max_new_tokens))
     return prompts, completions
 
 
-def _observe_neighbours(lab: Lab) -> Observed:
-    prompts, completions = _sequences(lab)
-    cluster = lab.pieces.cluster
+def _observe_neighbours(context: Context) -> Observed:
+    prompts, completions = _sequences(context)
+    cluster = context.components.cluster
     order = np.array([2, 0, 3, 1])
 
     def both(rows: np.ndarray, others: np.ndarray | None = None) -> list[np.ndarray]:
@@ -193,15 +193,18 @@ def _compare_neighbours(observed: Observed, known: Collection[str]) -> Iterator[
         yield Comparison(f"{name} beside others", np.array(alone)[0], np.array(want)[0])
 
 
-def _observe_padding(lab: Lab) -> Observed:
-    ids = _sequences(lab)
-    pieces, replay = lab.pieces, lab.replay
+def _observe_padding(context: Context) -> Observed:
+    ids = _sequences(context)
+    components, replay = context.components, context.replay
     return {
         "replay": replay,
         "ids": ids,
-        "actor": upstream.weights(pieces.actor),
-        "critic": upstream.weights(pieces.critic),
-        "got": [upstream.log_probs(pieces.cluster, *ids), upstream.values(pieces.cluster, *ids)],
+        "actor": upstream.weights(components.actor),
+        "critic": upstream.weights(components.critic),
+        "got": [
+            upstream.log_probs(components.cluster, *ids),
+            upstream.values(components.cluster, *ids),
+        ],
     }
 
 
@@ -224,8 +227,8 @@ def _compare_padding(observed: Observed, known: Collection[str]) -> Iterator[Com
         )
 
 
-def _observe_estimators(lab: Lab) -> Observed:
-    del lab
+def _observe_estimators(context: Context) -> Observed:
+    del context
     rng = np.random.default_rng(3)
     policy, reference = -3 * rng.random((2, 4, 6)).astype(np.float32)
     got = [upstream.divergence(policy, reference, method) for method in kl_lib.ESTIMATORS]
@@ -239,9 +242,9 @@ def _compare_estimators(observed: Observed, known: Collection[str]) -> Iterator[
         yield Comparison(f"estimator {method}", np.array(got), want)
 
 
-def _observe_causality(lab: Lab) -> Observed:
-    prompts, completions = _sequences(lab)
-    cluster = lab.pieces.cluster
+def _observe_causality(context: Context) -> Observed:
+    prompts, completions = _sequences(context)
+    cluster = context.components.cluster
     place = 3
     changed = completions.copy()
     changed[:, place] = changed[:, place] % 400 + 11
@@ -267,11 +270,11 @@ def _compare_causality(observed: Observed, known: Collection[str]) -> Iterator[C
         yield Comparison(f"places whose {name} change with token {place}", np.array(got), want)
 
 
-def _observe_values_calls(lab: Lab) -> Observed:
-    rows = 2 * lab.recipe.batching.logps_micro_batch
+def _observe_values_calls(context: Context) -> Observed:
+    rows = 2 * context.recipe.batching.compute_logps_micro_batch_size
     return {
         "rows": rows,
-        "got": [np.array(upstream.rows_of_values_calls(lab.pieces.cluster, rows))],
+        "got": [np.array(upstream.rows_of_values_calls(context.components.cluster, rows))],
     }
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from harness import models
 from harness import recipe as recipe_lib
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.upstream.instrument import programs
 
@@ -31,10 +31,10 @@ class Trained:
     base: int
 
 
-def _observe(lab: Lab) -> Observed:
-    recipe = recipe_lib.replace(lab.recipe, "critic.lora.rank=2")
+def _observe(context: Context) -> Observed:
+    recipe = recipe_lib.replace(context.recipe, "critic.lora.rank=2")
     mesh = models.make_mesh(recipe.sharding)
-    trainer: Any = programs.abstract_learner(recipe, mesh, lab.fixes).rl_cluster.critic_trainer
+    trainer: Any = programs.abstract_learner(recipe, mesh, context.fixes).rl_cluster.critic_trainer
     everything = _paths(nnx.state(trainer.model, nnx.Param))
     trained = _paths(nnx.state(trainer.model, trainer.optimizer.wrt))
     adapters = {path for path in everything if "_lora_" in path}

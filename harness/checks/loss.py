@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from harness import recipe as recipe_lib
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property, Tolerance
 from harness.oracle import advantage as advantage_lib
 from harness.oracle import logprob
@@ -135,18 +135,20 @@ def _value_inputs(mask: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _policy_case(
-    lab: Lab,
+    context: Context,
     name: str,
     logits: np.ndarray,
     example: dict[str, Any],
     ppo: recipe_lib.Ppo | None = None,
 ) -> Case:
-    got = losses.policy_loss(lab.pieces.learner, logits, example, ppo)
+    got = losses.policy_loss(context.components.learner, logits, example, ppo)
     return Case(name, logits, example, got)
 
 
-def _value_case(lab: Lab, name: str, values: np.ndarray, example: dict[str, Any]) -> Case:
-    return Case(name, values, example, losses.value_loss(lab.pieces.learner, values, example))
+def _value_case(context: Context, name: str, values: np.ndarray, example: dict[str, Any]) -> Case:
+    return Case(
+        name, values, example, losses.value_loss(context.components.learner, values, example)
+    )
 
 
 def _right_policy(case: Case, temperature: float, terms: Terms) -> Figures:
@@ -201,13 +203,13 @@ def _compare_figures(case: Case, want: Figures) -> Iterator[Comparison]:
         yield Comparison(f"{case.name}: no gradient elsewhere", none, np.ones(none.shape, bool))
 
 
-def _observe_policy(lab: Lab) -> Observed:
-    temperature, mask = lab.recipe.rollout.temperature, _mask()
+def _observe_policy(context: Context) -> Observed:
+    temperature, mask = context.recipe.rollout.temperature, _mask()
     return {
-        "terms": Terms.of(lab.recipe.ppo),
+        "terms": Terms.of(context.recipe.ppo),
         "temperature": temperature,
-        "used": temperature if "log-prob-temperature" in lab.fixes else 1.0,
-        "cases": [_policy_case(lab, "grid", *_policy_inputs(temperature, mask))],
+        "used": temperature if "log-prob-temperature" in context.fixes else 1.0,
+        "cases": [_policy_case(context, "grid", *_policy_inputs(temperature, mask))],
     }
 
 
@@ -217,10 +219,10 @@ def _compare_policy(observed: Observed, known: Collection[str]) -> Iterator[Comp
         yield from _compare_figures(case, _right_policy(case, temperature, observed["terms"]))
 
 
-def _observe_plain(lab: Lab) -> Observed:
-    temperature, mask = lab.recipe.rollout.temperature, _mask()
+def _observe_plain(context: Context) -> Observed:
+    temperature, mask = context.recipe.rollout.temperature, _mask()
     plain = dataclasses.replace(
-        lab.recipe.ppo,
+        context.recipe.ppo,
         epsilon=0.2,
         epsilon_low=0.0,
         epsilon_high=None,
@@ -233,10 +235,10 @@ def _observe_plain(lab: Lab) -> Observed:
     return {
         "terms": Terms.of(plain),
         "given": given,
-        "bounds": [losses.epsilons(each, lab.fixes) for each in given],
+        "bounds": [losses.epsilons(each, context.fixes) for each in given],
         "temperature": temperature,
-        "used": temperature if "log-prob-temperature" in lab.fixes else 1.0,
-        "cases": [_policy_case(lab, "plain", *_policy_inputs(temperature, mask), ppo=plain)],
+        "used": temperature if "log-prob-temperature" in context.fixes else 1.0,
+        "cases": [_policy_case(context, "plain", *_policy_inputs(temperature, mask), ppo=plain)],
     }
 
 
@@ -253,10 +255,10 @@ def _compare_plain(observed: Observed, known: Collection[str]) -> Iterator[Compa
     yield from _compare_policy({**observed, "terms": terms[0]}, known)
 
 
-def _observe_value(lab: Lab) -> Observed:
+def _observe_value(context: Context) -> Observed:
     return {
-        "clip_range": lab.recipe.ppo.clip_range_value,
-        "cases": [_value_case(lab, "grid", *_value_inputs(_mask()))],
+        "clip_range": context.recipe.ppo.clip_range_value,
+        "cases": [_value_case(context, "grid", *_value_inputs(_mask()))],
     }
 
 
@@ -266,8 +268,8 @@ def _compare_value(observed: Observed, known: Collection[str]) -> Iterator[Compa
         yield from _compare_figures(case, _right_value(case, observed["clip_range"]))
 
 
-def _observe_degenerate(lab: Lab) -> Observed:
-    temperature = lab.recipe.rollout.temperature
+def _observe_degenerate(context: Context) -> Observed:
+    temperature = context.recipe.rollout.temperature
     masks = {
         "one token": _mask((0, 0, 1, 0, 0, 0)),
         "a masked row": _mask((6, 0, 3, 5, 2, 6)),
@@ -275,17 +277,17 @@ def _observe_degenerate(lab: Lab) -> Observed:
     }
     policy, value = [], []
     for name, mask in masks.items():
-        policy.append(_policy_case(lab, name, *_policy_inputs(temperature, mask)))
-        value.append(_value_case(lab, name, *_value_inputs(mask)))
+        policy.append(_policy_case(context, name, *_policy_inputs(temperature, mask)))
+        value.append(_value_case(context, name, *_value_inputs(mask)))
     logits, example = _policy_inputs(temperature, _mask())
     example["advantages"] = np.zeros_like(example["advantages"])
-    policy.append(_policy_case(lab, "equal rewards", logits, example))
+    policy.append(_policy_case(context, "equal rewards", logits, example))
     return {
-        "terms": Terms.of(lab.recipe.ppo),
+        "terms": Terms.of(context.recipe.ppo),
         "temperature": temperature,
-        "used": temperature if "log-prob-temperature" in lab.fixes else 1.0,
+        "used": temperature if "log-prob-temperature" in context.fixes else 1.0,
         "cases": policy,
-        "value": {"clip_range": lab.recipe.ppo.clip_range_value, "cases": value},
+        "value": {"clip_range": context.recipe.ppo.clip_range_value, "cases": value},
     }
 
 
@@ -305,21 +307,21 @@ def _spoilt(example: Mapping[str, Any], names: tuple[str, ...], fills: Any) -> d
     return changed
 
 
-def _masked_cases(lab: Lab, spoils: Mapping[str, tuple[tuple[str, ...], Any]]) -> Observed:
+def _masked_cases(context: Context, spoils: Mapping[str, tuple[tuple[str, ...], Any]]) -> Observed:
     """Run both losses on clean and on spoilt examples."""
-    policy = _policy_inputs(lab.recipe.rollout.temperature, _mask())
+    policy = _policy_inputs(context.recipe.rollout.temperature, _mask())
     value = _value_inputs(_mask())
     clean = {
-        "policy": _policy_case(lab, "clean", *policy),
-        "value": _value_case(lab, "clean", *value),
+        "policy": _policy_case(context, "clean", *policy),
+        "value": _value_case(context, "clean", *value),
     }
     cases = []
     for name, (fields, fills) in spoils.items():
         if fields[0] in policy[1]:
-            spoilt = _policy_case(lab, name, policy[0], _spoilt(policy[1], fields, fills))
+            spoilt = _policy_case(context, name, policy[0], _spoilt(policy[1], fields, fills))
             cases.append((clean["policy"], spoilt))
         else:
-            spoilt = _value_case(lab, name, value[0], _spoilt(value[1], fields, fills))
+            spoilt = _value_case(context, name, value[0], _spoilt(value[1], fields, fills))
             cases.append((clean["value"], spoilt))
     return {"clean": [a for a, _ in cases], "cases": [b for _, b in cases]}
 
@@ -345,9 +347,9 @@ def _compare_spoilt(
     yield Comparison(f"{case.name}: gradient", gradient, want.gradient)
 
 
-def _observe_masked_garbage(lab: Lab) -> Observed:
+def _observe_masked_garbage(context: Context) -> Observed:
     return _masked_cases(
-        lab,
+        context,
         {
             "policy": (
                 ("old_per_token_logps", "advantages", "ref_per_token_logps"),
@@ -368,7 +370,7 @@ def _compare_masked_garbage(observed: Observed, known: Collection[str]) -> Itera
         yield from _compare_spoilt(clean, case, nan_places)
 
 
-def _observe_masked_nan(lab: Lab) -> Observed:
+def _observe_masked_nan(context: Context) -> Observed:
     fields = (
         "old_per_token_logps",
         "advantages",
@@ -376,7 +378,7 @@ def _observe_masked_nan(lab: Lab) -> Observed:
         "old_values",
         "returns",
     )
-    return _masked_cases(lab, {name: ((name,), (np.nan,)) for name in fields})
+    return _masked_cases(context, {name: ((name,), (np.nan,)) for name in fields})
 
 
 def _compare_masked_nan(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -433,16 +435,16 @@ def _holes() -> np.ndarray:
 
 
 def _estimate(
-    lab: Lab,
+    context: Context,
     name: str,
     mask: np.ndarray,
     rates: tuple[float, float] | None = None,
     steps: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Estimate:
-    ppo = lab.recipe.ppo
+    ppo = context.recipe.ppo
     rates = rates or (ppo.gamma, ppo.gae_lambda)
     rewards, values = steps or _steps(mask)
-    found = losses.advantages(lab.pieces.learner, rewards, values, mask, *rates)
+    found = losses.advantages(context.components.learner, rewards, values, mask, *rates)
     return Estimate(name, rewards, values, mask, *rates, *found)
 
 
@@ -453,15 +455,15 @@ def _right_estimate(case: Estimate) -> tuple[np.ndarray, np.ndarray]:
     return advantage_lib.whiten(advantages, case.mask), returns
 
 
-def _observe_gae(lab: Lab) -> Observed:
-    ppo = lab.recipe.ppo
+def _observe_gae(context: Context) -> Observed:
+    ppo = context.recipe.ppo
     rates = {
         "recipe": (ppo.gamma, ppo.gae_lambda),
         "no discount, no lambda": (1.0, 1.0),
         "one step": (1.0, 0.0),
         "no future": (0.0, 1.0),
     }
-    return {"cases": [_estimate(lab, name, _holes(), pair) for name, pair in rates.items()]}
+    return {"cases": [_estimate(context, name, _holes(), pair) for name, pair in rates.items()]}
 
 
 def _compare_gae(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -476,7 +478,7 @@ def _compare_gae(observed: Observed, known: Collection[str]) -> Iterator[Compari
         yield Comparison(f"{case.name}: returns", case.returns[real], returns[real])
 
 
-def _observe_gae_masked(lab: Lab) -> Observed:
+def _observe_gae_masked(context: Context) -> Observed:
     mask = _holes()
     rewards, values = _steps(mask)
 
@@ -497,9 +499,9 @@ def _observe_gae_masked(lab: Lab) -> Observed:
     # compiled to a selection.
     masks = {"bool": mask, "int": mask.astype(np.int32)}
     return {
-        "clean": [_estimate(lab, "clean", each) for each in masks.values() for _ in steps],
+        "clean": [_estimate(context, "clean", each) for each in masks.values() for _ in steps],
         "cases": [
-            _estimate(lab, f"{name}, {kind}", each, steps=pair)
+            _estimate(context, f"{name}, {kind}", each, steps=pair)
             for kind, each in masks.items()
             for name, pair in steps.items()
         ],
@@ -521,14 +523,14 @@ def _compare_gae_masked(observed: Observed, known: Collection[str]) -> Iterator[
             yield Comparison(f"{case.name}: {name}", got[mask], want[mask])
 
 
-def _observe_gae_degenerate(lab: Lab) -> Observed:
+def _observe_gae_degenerate(context: Context) -> Observed:
     one = _mask((0, 0, 1, 0, 0, 0))
     constant = np.where(_mask(), 0.5, 0).astype(np.float32), np.zeros(one.shape, np.float32)
     return {
         "cases": [
-            _estimate(lab, "one token", one),
-            _estimate(lab, "two tokens", _mask((0, 0, 1, 0, 1, 0))),
-            _estimate(lab, "equal advantages", _mask(), (0.0, 1.0), constant),
+            _estimate(context, "one token", one),
+            _estimate(context, "two tokens", _mask((0, 0, 1, 0, 1, 0))),
+            _estimate(context, "equal advantages", _mask(), (0.0, 1.0), constant),
         ]
     }
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.checks import advantage as advantage_checks
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import Comparison, Observed, Property, Tolerance
 from harness.oracle import advantage, kl
 
@@ -46,17 +46,19 @@ def _names(figure: str) -> dict[str, Any]:
     return {f"{figure}/{kind}": take for kind, take in takes.items()}
 
 
-def _observe(lab: Lab) -> Observed:
-    batches = advantage_checks.mini_batches(lab.trace.groups, lab.recipe.batching.batch)
+def _observe(context: Context) -> Observed:
+    batches = advantage_checks.mini_batches(
+        context.trace.groups, context.recipe.batching.rollout_batch_size
+    )
     logged = [
         {
             name: float(result)
-            for (mode, name, at), (_, result) in lab.trace.metrics.items()
+            for (mode, name, at), (_, result) in context.trace.metrics.items()
             if mode == "train" and at == step and np.ndim(result) == 0
         }
         for step in range(len(batches))
     ]
-    return {"recipe": lab.recipe, "batches": batches, "logged": logged}
+    return {"recipe": context.recipe, "batches": batches, "logged": logged}
 
 
 def _compare(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -77,11 +79,13 @@ def _compare(observed: Observed, known: Collection[str]) -> Iterator[Comparison]
                 )
 
 
-def _rows(lab: Lab) -> Observed:
-    micro_batches = lab.recipe.batching.mini_batch // lab.recipe.batching.train_micro_batch
+def _rows(context: Context) -> Observed:
+    micro_batches = (
+        context.recipe.batching.mini_batch_size // context.recipe.batching.train_micro_batch_size
+    )
     seen: dict[str, list[Any]] = {"got": [], "want": [], "name": []}
-    for (role, name, _), history in lab.trace.history.items():
-        own = [update for update in lab.trace.updates if update.role == role]
+    for (role, name, _), history in context.trace.history.items():
+        own = [update for update in context.trace.updates if update.role == role]
         figures = [
             update.loss
             if name == "loss"

@@ -7,32 +7,32 @@ import numpy as np
 
 from harness import models, upstream
 from harness.checks import wrong
-from harness.checks.lab import Lab, recipe
+from harness.checks.context import Context, recipe
 from harness.checks.property import EXACT, Comparison, Observed, Property, Tolerance
 from harness.models import checkpoint, gemma
 
 _MESHES = ((1, 1), (2, 1), (1, 2), (4, 2))
 
 
-def _ids(lab: Lab) -> tuple[np.ndarray, np.ndarray]:
+def _ids(context: Context) -> tuple[np.ndarray, np.ndarray]:
     """Prompts [8, P] of every length down to one token, and completions [8, T]."""
     rng = np.random.default_rng(2)
-    rollout = lab.recipe.rollout
-    vocabulary = lab.recipe.model.vocab_size
+    rollout = context.recipe.rollout
+    vocabulary = context.recipe.model.vocab_size
     prompts = rng.integers(10, vocabulary, (8, rollout.max_prompt_length))
     for row, pads in enumerate(np.linspace(0, rollout.max_prompt_length - 1, 8, dtype=int)):
         prompts[row, :pads] = 0
     return prompts, rng.integers(10, vocabulary, (8, rollout.max_new_tokens))
 
 
-def _observe_lora(lab: Lab) -> Observed:
-    pieces = lab.pieces
-    fresh = models.build_actor(lab.recipe, pieces.policy, pieces.mesh)
-    prompts, completions = (each[:4] for each in _ids(lab))
+def _observe_lora(context: Context) -> Observed:
+    components = context.components
+    fresh = models.build_actor(context.recipe, components.policy, components.mesh)
+    prompts, completions = (each[:4] for each in _ids(context))
     return {
         "got": [upstream.log_probs_of(fresh, prompts, completions)],
-        "want": upstream.log_probs_of(pieces.policy, prompts, completions),
-        "moved": upstream.log_probs_of(pieces.actor, prompts, completions),
+        "want": upstream.log_probs_of(components.policy, prompts, completions),
+        "moved": upstream.log_probs_of(components.actor, prompts, completions),
     }
 
 
@@ -44,9 +44,9 @@ def _compare_lora(observed: Observed, known: Collection[str]) -> Iterator[Compar
     yield Comparison("LoRA that is not zero changes them", moved, True)
 
 
-def _observe_layout(lab: Lab) -> Observed:
-    folder = lab.folder / "published"
-    weights = gemma.weights_of(lab.pieces.policy)
+def _observe_layout(context: Context) -> Observed:
+    folder = context.folder / "published"
+    weights = gemma.weights_of(context.components.policy)
     if not folder.exists():
         checkpoint.write(weights, folder)
     read = checkpoint.read(recipe(f"model.checkpoint={folder}", "model.weights=checkpoint").model)
@@ -75,14 +75,14 @@ def _turned(array: np.ndarray) -> np.ndarray:
     return array.T.reshape(array.shape)
 
 
-def _observe_meshes(lab: Lab) -> Observed:
-    prompts, completions = _ids(lab)
+def _observe_meshes(context: Context) -> Observed:
+    prompts, completions = _ids(context)
     found: dict[str, Any] = {"names": [], "got": []}
     for fsdp, tp in _MESHES:
-        pieces = lab.build(
-            f"sharding.fsdp={fsdp}", f"sharding.tp={tp}", "batching.train_micro_batch=8"
+        components = context.build(
+            f"sharding.fsdp={fsdp}", f"sharding.tp={tp}", "batching.train_micro_batch_size=8"
         )
-        cluster = pieces.cluster
+        cluster = components.cluster
         found["names"].append(f"({fsdp}, {tp})")
         found["got"].append(
             np.stack(
@@ -92,10 +92,10 @@ def _observe_meshes(lab: Lab) -> Observed:
                 ]
             )
         )
-    replay, ids = lab.replay, (prompts, completions)
-    temperature = 1.0 if "log-prob-temperature" not in lab.fixes else None
-    policy = replay.policy(upstream.weights(pieces.actor))
-    critic = upstream.weights(pieces.critic)
+    replay, ids = context.replay, (prompts, completions)
+    temperature = 1.0 if "log-prob-temperature" not in context.fixes else None
+    policy = replay.policy(upstream.weights(components.actor))
+    critic = upstream.weights(components.critic)
     want = np.stack([replay.log_probs(policy, *ids, temperature), replay.values(critic, *ids)])
     return {**found, "want": want}
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 
 Observed = dict[str, Any]
 Status = Literal["pass", "known-defect", "fail", "error"]
@@ -77,7 +77,7 @@ class Property:
     area: str
     statement: str
     tolerance: Tolerance
-    observe: Callable[[Lab], Observed]
+    observe: Callable[[Context], Observed]
     compare: Callable[[Observed, Collection[str]], Iterator[Comparison]]
     wrong: Mapping[str, Callable[[Observed], Observed]]
     defects: tuple[str, ...] = ()
@@ -124,22 +124,22 @@ class Outcome:
     distance: float
 
 
-def run(each: Property, lab: Lab) -> Outcome:
+def run(each: Property, context: Context) -> Outcome:
     """Observe and judges one property.
 
     Args:
       each: The property.
-      lab: Where it is observed.
+      context: Where it is observed.
 
     Returns:
       The outcome; an exception becomes the status `error`.
     """
     try:
-        observed = each.observe(lab)
+        observed = each.observe(context)
         said = each.judge(observed)
         if not said:
             return Outcome(each, "pass", [], each.distance(observed))
-        unfixed = lab.unfixed(each.defects)
+        unfixed = context.unfixed(each.defects)
         if unfixed and not each.judge(observed, unfixed):
             return Outcome(each, "known-defect", said, each.distance(observed))
         return Outcome(each, "fail", said, each.distance(observed))

@@ -1,4 +1,4 @@
-"""Rollouts: which tokens are handed on, when decoding stops, and by which law it draws."""
+"""Rollouts: which tokens are handed on, when decoding stops, and by which distribution it draws."""
 
 import dataclasses
 import itertools
@@ -10,11 +10,11 @@ from scipy import stats
 
 from harness import upstream
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property, Tolerance
 from harness.oracle import logprob
 from harness.oracle import rollout as rollout_lib
-from harness.oracle import sampling as law_lib
+from harness.oracle import sampling as oracle_sampling
 from harness.upstream.instrument import sampling
 
 _LEVEL = 1e-6
@@ -39,7 +39,7 @@ class _Case:
       at: [N] which of the logits each was drawn from.
       tokens: [N] what was drawn.
       rows: [N] number of the row of each, places of a row in order.
-      law: Temperature, top-k and top-p.
+      distribution: Temperature, top-k and top-p.
     """
 
     what: str
@@ -47,22 +47,22 @@ class _Case:
     at: np.ndarray
     tokens: np.ndarray
     rows: np.ndarray
-    law: tuple[float, int | None, float | None]
+    distribution: tuple[float, int | None, float | None]
 
 
-def _prompts(lab: Lab) -> list[str]:
+def _prompts(context: Context) -> list[str]:
     """Return 4 prompts of unequal length; one fills its row."""
-    encode, width = lab.pieces.tokenizer.encode, lab.recipe.rollout.max_prompt_length
-    batch = next(iter(lab.pieces.dataset.train))
+    encode, width = context.components.tokenizer.encode, context.recipe.rollout.max_prompt_length
+    batch = next(iter(context.components.dataset.train))
     texts = [str(prompt) for prompt in batch["prompts"][:4]]
     while len(encode(texts[1])) + 1 < width:
         texts[1] += " coins"
     return [texts[0], texts[1], texts[2][: len(texts[2]) // 2], texts[3][: len(texts[3]) // 4]]
 
 
-def _ids(lab: Lab) -> Observed:
-    tokenizer = lab.pieces.tokenizer
-    ends = tokenizer.end_ids(lab.recipe.rollout.end_tokens)
+def _ids(context: Context) -> Observed:
+    tokenizer = context.components.tokenizer
+    ends = tokenizer.end_ids(context.recipe.rollout.stop_tokens)
     return {"ends": tuple(ends), "pad": tokenizer.pad_id()}
 
 
@@ -108,13 +108,13 @@ def _by_row(
 # Completions.
 
 
-def _observe_completions(lab: Lab) -> Observed:
-    trace = lab.trace
+def _observe_completions(context: Context) -> Observed:
+    trace = context.trace
     starts = [0, *(group.generations for group in trace.groups)]
     return {
-        **_ids(lab),
-        "decode": lab.pieces.tokenizer.decode,
-        "length": lab.recipe.rollout.max_new_tokens,
+        **_ids(context),
+        "decode": context.components.tokenizer.decode,
+        "length": context.recipe.rollout.max_new_tokens,
         "written": [each.buffer[:, each.prompt_ids.shape[1] :] for each in trace.generations],
         "prompts": [each.prompt_ids for each in trace.generations],
         "of": [slice(a, b) for a, b in itertools.pairwise(starts)],
@@ -155,16 +155,16 @@ def _compare_completions(observed: Observed, known: Collection[str]) -> Iterator
     yield Comparison("a full completion, and a short one", found, [True, True])
 
 
-def _observe_stops(lab: Lab) -> Observed:
-    width, ids = lab.recipe.rollout.max_prompt_length, _ids(lab)
-    calls = [(each.buffer[:, width:], each.last_place) for each in lab.trace.generations]
+def _observe_stops(context: Context) -> Observed:
+    width, ids = context.recipe.rollout.max_prompt_length, _ids(context)
+    calls = [(each.buffer[:, width:], each.last_place) for each in context.trace.generations]
     length = calls[0][0].shape[1]
     # A call stops early only if its last row does.
     for seed in range(50):
         cuts = [len(rollout_lib.cut_after_end(row, ids["ends"])) for row in calls[-1][0]]
         if max(cuts) < length and seed:
             break
-        drawn = sampling.draw(lab.pieces.cluster, _prompts(lab), seed=seed)
+        drawn = sampling.draw(context.components.cluster, _prompts(context), seed=seed)
         calls.append((drawn.written, drawn.last_places[0]))
     return {
         **ids,
@@ -191,8 +191,12 @@ def _compare_stops(observed: Observed, known: Collection[str]) -> Iterator[Compa
 # Prompts.
 
 
-def _observe_prompts(lab: Lab) -> Observed:
-    trace, dataset, tokenizer = lab.trace, lab.pieces.dataset, lab.pieces.tokenizer
+def _observe_prompts(context: Context) -> Observed:
+    trace, dataset, tokenizer = (
+        context.trace,
+        context.components.dataset,
+        context.components.tokenizer,
+    )
     names = ("prompts", "question", "answer")
     columns = {}
     for evaluation, batches in ((False, dataset.train), (True, dataset.validation)):
@@ -204,7 +208,7 @@ def _observe_prompts(lab: Lab) -> Observed:
                 [str(each) for batch in given for each in batch[name]],
             )
     starts = [0, *(group.generations for group in trace.groups)]
-    unequal = _prompts(lab)
+    unequal = _prompts(context)
     return {
         "pad": tokenizer.pad_id(),
         "encode": lambda text: [tokenizer.bos_id(), *tokenizer.encode(text)],
@@ -217,20 +221,20 @@ def _observe_prompts(lab: Lab) -> Observed:
         "texts": [*(each.prompts for each in trace.generations), unequal],
         "got": [
             *(each.prompt_ids for each in trace.generations),
-            sampling.draw(lab.pieces.cluster, unequal, seed=0).prompt_ids,
+            sampling.draw(context.components.cluster, unequal, seed=0).prompt_ids,
         ],
-        "width": lab.recipe.rollout.max_prompt_length,
-        "too long": _too_long(lab),
+        "width": context.recipe.rollout.max_prompt_length,
+        "too long": _too_long(context),
     }
 
 
-def _too_long(lab: Lab) -> str:
-    prompts = [prompt * 2 for prompt in _prompts(lab)]
+def _too_long(context: Context) -> str:
+    prompts = [prompt * 2 for prompt in _prompts(context)]
     try:
-        drawn = sampling.draw(lab.pieces.cluster, prompts, seed=0)
+        drawn = sampling.draw(context.components.cluster, prompts, seed=0)
     except ValueError:
         return "refused"
-    encode, width = lab.pieces.tokenizer.encode, drawn.prompt_ids.shape[1]
+    encode, width = context.components.tokenizer.encode, drawn.prompt_ids.shape[1]
     return "cut" if max(len(encode(prompt)) + 1 for prompt in prompts) > width else "whole"
 
 
@@ -258,12 +262,14 @@ def _compare_prompts(observed: Observed, known: Collection[str]) -> Iterator[Com
 
 
 def _case(
-    lab: Lab, what: str, draws: Sequence[sampling.Draws], weights: Any, **settings: Any
+    context: Context, what: str, draws: Sequence[sampling.Draws], weights: Any, **settings: Any
 ) -> _Case:
     """Gather the draws of completions, ends included, with the oracle's logits of each."""
-    ids = _ids(lab)
-    plain = lab.recipe.rollout
-    law = [settings.get(each, getattr(plain, each)) for each in ("temperature", "top_k", "top_p")]
+    ids = _ids(context)
+    plain = context.recipe.rollout
+    distribution = [
+        settings.get(each, getattr(plain, each)) for each in ("temperature", "top_k", "top_p")
+    ]
     inputs = [np.concatenate([each.prompt_ids, each.written], axis=1) for each in draws]
     width = draws[0].prompt_ids.shape[1]
     written = np.concatenate(inputs)[:, width:]
@@ -271,7 +277,7 @@ def _case(
     known, at = np.unique(np.concatenate(inputs)[:, :-1], axis=0, return_inverse=True)
     last = np.zeros((len(known), 1), known.dtype)
     sequences = known[:, :width], np.concatenate([known[:, width:], last], axis=1)
-    logits = lab.replay.logits(lab.replay.policy(weights), *sequences)
+    logits = context.replay.logits(context.replay.policy(weights), *sequences)
     length = written.shape[1]
     places = at.reshape(-1, 1) * length + np.arange(length)
     rows = np.repeat(np.arange(len(written))[:, None], length, axis=1)
@@ -282,26 +288,26 @@ def _case(
         at=places[kept],
         tokens=written[kept],
         rows=rows[kept],
-        law=(law[0], law[1], law[2]),
+        distribution=(distribution[0], distribution[1], distribution[2]),
     )
 
 
 def _chances(case: _Case, known: Collection[str]) -> np.ndarray:
     """Return the distribution [L, V] of each place, as known defects leave it."""
-    temperature, top_k, top_p = case.law
-    chances = law_lib.distribution(case.logits, temperature, top_k, top_p)
+    temperature, top_k, top_p = case.distribution
+    chances = oracle_sampling.distribution(case.logits, temperature, top_k, top_p)
     if "nucleus-beside-top-k" not in known:
         return chances
     # The nucleus of all tokens, and of it what top_k leaves.
-    nucleus = law_lib.distribution(case.logits, temperature, None, top_p) > 0
-    chances = law_lib.distribution(case.logits, temperature, top_k, None) * nucleus
+    nucleus = oracle_sampling.distribution(case.logits, temperature, None, top_p) > 0
+    chances = oracle_sampling.distribution(case.logits, temperature, top_k, None) * nucleus
     return chances / chances.sum(axis=1, keepdims=True)
 
 
-def _law_ratio(case: _Case, chances: np.ndarray) -> float:
+def _distribution_ratio(case: _Case, chances: np.ndarray) -> float:
     """Return Pearson's statistic over its bound, by rank of likelihood.
 
-    The draws differ in their laws, so that what is counted is how often one of
+    The draws differ in their distributions, so that what is counted is how often one of
     the likeliest tokens was drawn, one of the next and so on, in some 20 cells
     of equal chance. Counts of unlike draws scatter less than those of equal
     ones: the bound holds all the more.
@@ -313,7 +319,7 @@ def _law_ratio(case: _Case, chances: np.ndarray) -> float:
     of_rank = np.take_along_axis(chances, order, axis=1)
     expected = np.bincount(case.at, minlength=len(chances)) @ of_rank / len(case.at)
     cells = np.minimum((np.cumsum(expected) - expected) * 20, 19).astype(int)
-    statistic, degrees = law_lib.chi_square(
+    statistic, degrees = oracle_sampling.chi_square(
         np.bincount(cells[ranks], minlength=20), np.bincount(cells, expected, minlength=20)
     )
     return statistic / float(stats.chi2.isf(_LEVEL, degrees))
@@ -335,24 +341,26 @@ def _repeats_ratio(case: _Case, chances: np.ndarray) -> float:
     return float(np.sum(case.tokens[follows] == before) - np.sum(chance)) / bound
 
 
-def _observe_law(lab: Lab) -> Observed:
-    cluster, prompts = lab.pieces.cluster, _prompts(lab)
+def _observe_distribution(context: Context) -> Observed:
+    cluster, prompts = context.components.cluster, _prompts(context)
     weights = sampling.weights(cluster)
     plain = [sampling.draw(cluster, prompts, seed=seed) for seed in range(100, 124)]
     return {
         "cases": [
-            _case(lab, "plain draws", plain, weights),
-            _case(lab, "draws of a nucleus", _narrow(lab, seeds=(1, 2, 3)), weights, **_NARROW),
+            _case(context, "plain draws", plain, weights),
+            _case(
+                context, "draws of a nucleus", _narrow(context, seeds=(1, 2, 3)), weights, **_NARROW
+            ),
         ]
     }
 
 
-def _narrow(lab: Lab, seeds: Sequence[int]) -> list[sampling.Draws]:
+def _narrow(context: Context, seeds: Sequence[int]) -> list[sampling.Draws]:
     """Draw the first token of 4 prompts, 128 times each, and nothing after it."""
     return [
         sampling.draw(
-            lab.pieces.cluster,
-            _prompts(lab) * 128,
+            context.components.cluster,
+            _prompts(context) * 128,
             max_tokens_to_generate=1,
             seed=seed,
             **_NARROW,
@@ -361,26 +369,28 @@ def _narrow(lab: Lab, seeds: Sequence[int]) -> list[sampling.Draws]:
     ]
 
 
-def _compare_law(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+def _compare_distribution(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     for case in observed["cases"]:
         of = case, _chances(case, known)
-        yield Comparison(f"chi-square of {case.what}, over its bound", _law_ratio(*of), 0.0)
+        yield Comparison(
+            f"chi-square of {case.what}, over its bound", _distribution_ratio(*of), 0.0
+        )
         yield Comparison(f"repetitions in {case.what}, over their bound", _repeats_ratio(*of), 0.0)
 
 
-def _redrawn(index: int, *law: Any) -> Callable[[Observed], Observed]:
-    """Draw the tokens of a case anew, by another law."""
+def _redrawn(index: int, *distribution: Any) -> Callable[[Observed], Observed]:
+    """Draw the tokens of a case anew, by another distribution."""
 
     def changed(observed: Observed) -> Observed:
         cases = list(observed["cases"])
-        cases[index] = _drawn(cases[index], law)
+        cases[index] = _drawn(cases[index], distribution)
         return {**observed, "cases": cases}
 
     return changed
 
 
-def _drawn(case: _Case, law: Sequence[Any]) -> _Case:
-    chances = law_lib.distribution(case.logits, *law)
+def _drawn(case: _Case, distribution: Sequence[Any]) -> _Case:
+    chances = oracle_sampling.distribution(case.logits, *distribution)
     below = np.cumsum(chances, axis=1) / chances.sum(axis=1, keepdims=True)
     heights = np.random.default_rng(0).random(len(case.at))
     tokens = [
@@ -394,17 +404,17 @@ def _one_noise(observed: Observed) -> Observed:
     """Draw each token of a row with the noise of its first."""
     case, *rest = observed["cases"]
     noise = np.random.default_rng(0).gumbel(size=(case.rows[-1] + 1, case.logits.shape[1]))
-    tokens = np.argmax(case.logits[case.at] / case.law[0] + noise[case.rows], axis=1)
+    tokens = np.argmax(case.logits[case.at] / case.distribution[0] + noise[case.rows], axis=1)
     return {**observed, "cases": [dataclasses.replace(case, tokens=tokens), *rest]}
 
 
-def _observe_greedy(lab: Lab) -> Observed:
-    cluster = lab.pieces.cluster
-    drawn = sampling.draw(cluster, _prompts(lab), top_k=1)
-    policy = lab.replay.policy(sampling.weights(cluster))
+def _observe_greedy(context: Context) -> Observed:
+    cluster = context.components.cluster
+    drawn = sampling.draw(cluster, _prompts(context), top_k=1)
+    policy = context.replay.policy(sampling.weights(cluster))
     return {
-        **_ids(lab),
-        "logits": lab.replay.logits(policy, drawn.prompt_ids, drawn.written),
+        **_ids(context),
+        "logits": context.replay.logits(policy, drawn.prompt_ids, drawn.written),
         "written": drawn.written,
         "tokens": drawn.tokens,
     }
@@ -425,12 +435,12 @@ def _compare_greedy(observed: Observed, known: Collection[str]) -> Iterator[Comp
     yield Comparison("tokens handed on", _table(tokens, width), _table(rows, width))
 
 
-def _observe_no_nucleus(lab: Lab) -> Observed:
-    cluster = lab.pieces.cluster
-    prompts = _prompts(lab)
+def _observe_no_nucleus(context: Context) -> Observed:
+    cluster = context.components.cluster
+    prompts = _prompts(context)
     draws = [sampling.draw(cluster, prompts, top_p=None, seed=seed) for seed in range(16)]
     what = "draws without a nucleus"
-    return {"cases": [_case(lab, what, draws, sampling.weights(cluster), top_p=None)]}
+    return {"cases": [_case(context, what, draws, sampling.weights(cluster), top_p=None)]}
 
 
 def _compare_no_nucleus(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -440,7 +450,7 @@ def _compare_no_nucleus(observed: Observed, known: Collection[str]) -> Iterator[
         best = found >= case.logits.max(axis=1)[case.at] - _FORWARD.absolute
         yield Comparison("each token is the likeliest", best, np.ones_like(best))
         return
-    for what, ratio in (("chi-square", _law_ratio), ("repetitions", _repeats_ratio)):
+    for what, ratio in (("chi-square", _distribution_ratio), ("repetitions", _repeats_ratio)):
         found = ratio(case, _chances(case, known))
         yield Comparison(f"{what} of {case.what} within bounds", found <= 1, True)
 
@@ -448,9 +458,11 @@ def _compare_no_nucleus(observed: Observed, known: Collection[str]) -> Iterator[
 # Noise.
 
 
-def _observe_noise(lab: Lab) -> Observed:
-    prompts = _prompts(lab)[:1] * 8
-    calls = [sampling.draw(lab.pieces.cluster, prompts, micro_batch=4).written for _ in range(2)]
+def _observe_noise(context: Context) -> Observed:
+    prompts = _prompts(context)[:1] * 8
+    calls = [
+        sampling.draw(context.components.cluster, prompts, micro_batch=4).written for _ in range(2)
+    ]
     return {"written": np.concatenate(calls)}
 
 
@@ -477,9 +489,9 @@ def _alike(*noises: int) -> Callable[[Observed], Observed]:
     return changed
 
 
-def _observe_seeds(lab: Lab) -> Observed:
+def _observe_seeds(context: Context) -> Observed:
     def drawn(seed: Any) -> np.ndarray:
-        return sampling.draw(lab.pieces.cluster, _prompts(lab), seed=seed).written
+        return sampling.draw(context.components.cluster, _prompts(context), seed=seed).written
 
     def relation(first: np.ndarray, second: np.ndarray) -> str:
         return "the same" if np.array_equal(first, second) else "others"
@@ -515,21 +527,21 @@ def _compare_seeds(observed: Observed, known: Collection[str]) -> Iterator[Compa
 # Log-probs.
 
 
-def _observe_pad(lab: Lab) -> Observed:
-    cluster, ids = lab.pieces.cluster, _ids(lab)
-    pad, length = ids["pad"], lab.recipe.rollout.max_new_tokens
-    plain = lab.replay.policy(sampling.weights(cluster))
-    prompts = _prompts(lab)
+def _observe_pad(context: Context) -> Observed:
+    cluster, ids = context.components.cluster, _ids(context)
+    pad, length = ids["pad"], context.recipe.rollout.max_new_tokens
+    plain = context.replay.policy(sampling.weights(cluster))
+    prompts = _prompts(context)
     first = sampling.draw(cluster, prompts, seed=0)
     # The pad becomes as likely as what is likely in many places.
-    logits = lab.replay.logits(plain, first.prompt_ids, first.written)
+    logits = context.replay.logits(plain, first.prompt_ids, first.written)
     rivals = np.argsort(-logits.mean(axis=(0, 1)))[:4].tolist()
     seen: dict[str, list[Any]] = {
         name: [] for name in ("prompts", "ids", "lengths", "sampler", "trainer")
     }
     padded = 0
     with sampling.favouring(cluster, pad, rivals):
-        policy = lab.replay.policy(sampling.weights(cluster))
+        policy = context.replay.policy(sampling.weights(cluster))
         for seed in range(40):
             drawn = sampling.draw(cluster, prompts, seed=seed)
             early = [len(_cut(row, ids, ())) for row in drawn.written]
@@ -548,7 +560,7 @@ def _observe_pad(lab: Lab) -> Observed:
             seen["trainer"].append(upstream.log_probs(cluster, drawn.prompt_ids, completions))
             if padded >= 6:
                 break
-    return {**seen, "replay": lab.replay, "policy": policy, "padded": padded}
+    return {**seen, "replay": context.replay, "policy": policy, "padded": padded}
 
 
 def _compare_pad(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -571,11 +583,15 @@ def _compare_pad(observed: Observed, known: Collection[str]) -> Iterator[Compari
     yield Comparison("the pad was drawn in the middle", observed["padded"] >= 4, True)
 
 
-def _observe_told(lab: Lab) -> Observed:
-    (drawn,) = _narrow(lab, seeds=(5,))
+def _observe_told(context: Context) -> Observed:
+    (drawn,) = _narrow(context, seeds=(5,))
     rows = [index for index, row in enumerate(drawn.log_probs or []) if len(row)]
     case = _case(
-        lab, "draws of a nucleus", [drawn], sampling.weights(lab.pieces.cluster), **_NARROW
+        context,
+        "draws of a nucleus",
+        [drawn],
+        sampling.weights(context.components.cluster),
+        **_NARROW,
     )
     return {
         "case": case,
@@ -591,9 +607,9 @@ def _compare_told(observed: Observed, known: Collection[str]) -> Iterator[Compar
         return
     logits, tokens = case.logits[case.at[rows]], case.tokens[rows]
     if "sampler-log-probs-full-softmax" in known:
-        want = logprob.token_log_probs(logits, tokens, case.law[0])
+        want = logprob.token_log_probs(logits, tokens, case.distribution[0])
     else:
-        chances = law_lib.distribution(logits, *case.law)
+        chances = oracle_sampling.distribution(logits, *case.distribution)
         with np.errstate(divide="ignore"):  # of what could not be drawn: infinite, and refused
             want = np.log(np.take_along_axis(chances, tokens[:, None], axis=1)[:, 0])
     yield Comparison("log-probs that the sampler tells", observed["got"][0], want)
@@ -605,7 +621,7 @@ PROPERTIES = (
         id="completions-end",
         area="rollout",
         statement=(
-            "A completion is what was drawn up to the first end token of any kind, that token "
+            "A completion is what was drawn up to the first stop token of any kind, that token "
             "included; its text lacks it; and PPO learns from just these tokens, in their rows."
         ),
         tolerance=EXACT,
@@ -717,8 +733,8 @@ PROPERTIES = (
             "each with noise of its own."
         ),
         tolerance=Tolerance(0, 1, "a right sampler passes its bound once in a million runs"),
-        observe=_observe_law,
-        compare=_compare_law,
+        observe=_observe_distribution,
+        compare=_compare_distribution,
         wrong={
             "at temperature 1": _redrawn(0, 1.0),
             "one noise for all tokens of a row": _one_noise,

@@ -9,7 +9,7 @@ import numpy as np
 from harness import accounting
 from harness import recipe as recipe_lib
 from harness.checks import wrong
-from harness.checks.lab import Lab
+from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.oracle import schedule as oracle
 from harness.upstream.instrument import dry_run
@@ -81,11 +81,11 @@ class Case:
     def assignments(self) -> tuple[str, ...]:
         """What makes a recipe one of these sizes."""
         return (
-            f"batching.batch={self.batch}",
-            f"batching.mini_batch={self.mini_batch}",
-            f"batching.train_micro_batch={self.micro_batch}",
-            f"batching.rollout_micro_batch={self.batch}",
-            f"batching.logps_micro_batch={self.batch}",
+            f"batching.rollout_batch_size={self.batch}",
+            f"batching.mini_batch_size={self.mini_batch}",
+            f"batching.train_micro_batch_size={self.micro_batch}",
+            f"batching.rollout_micro_batch_size={self.batch}",
+            f"batching.compute_logps_micro_batch_size={self.batch}",
             f"ppo.num_epochs={self.epochs}",
             f"optimizers.max_steps={self.max_steps}",
             f"data.num_batches={self.batches}",
@@ -110,8 +110,8 @@ RESUMED = Case(8, 4, 2, 2, max_steps=100, batches=6)
 RESUMED_AFTER = 2
 
 
-def _rehearse(lab: Lab, case: Case) -> dry_run.Rehearsal:
-    return lab.rehearse(*case.assignments, batches=case.batches)[0]
+def _rehearse(context: Context, case: Case) -> dry_run.Rehearsal:
+    return context.rehearse(*case.assignments, batches=case.batches)[0]
 
 
 def _rows(micro_batches: Sequence[tuple[int, Sequence[int]]]) -> np.ndarray:
@@ -160,11 +160,11 @@ def _compare_rows(
     yield Comparison(f"problems of each pass in {what}", _by_pass(got, case), _by_pass(want, case))
 
 
-def _observe_schedule(lab: Lab) -> Observed:
+def _observe_schedule(context: Context) -> Observed:
     return {
-        "base": lab.recipe,
+        "base": context.recipe,
         "cases": _CASES,
-        "got": [_rehearse(lab, case) for case in _CASES],
+        "got": [_rehearse(context, case) for case in _CASES],
     }
 
 
@@ -215,9 +215,9 @@ def _generations(case: Case, uses: Sequence[oracle.Use], known: Collection[str])
     return oracle.generations(uses) * (case.mini_batches if _OFF in known else 1)
 
 
-def _observe_shuffle(lab: Lab) -> Observed:
+def _observe_shuffle(context: Context) -> Observed:
     cases = [_CASES[2]]  # several mini-batches, several passes, one gradient a mini-batch
-    return {"cases": cases, "got": [_rehearse(lab, case) for case in cases]}
+    return {"cases": cases, "got": [_rehearse(context, case) for case in cases]}
 
 
 def _compare_shuffle(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -234,14 +234,14 @@ def _compare_shuffle(observed: Observed, known: Collection[str]) -> Iterator[Com
         )
 
 
-def _observe_run(lab: Lab) -> Observed:
+def _observe_run(context: Context) -> Observed:
     return {
-        "recipe": lab.recipe,
-        "groups": lab.trace.groups,
-        "updates": lab.trace.updates,
-        "events": lab.trace.events,
-        "global_steps": lab.trace.global_steps,
-        "batches": [dict(batch) for batch in lab.pieces.dataset.train],
+        "recipe": context.recipe,
+        "groups": context.trace.groups,
+        "updates": context.trace.updates,
+        "events": context.trace.events,
+        "global_steps": context.trace.global_steps,
+        "batches": [dict(batch) for batch in context.components.dataset.train],
     }
 
 
@@ -266,7 +266,7 @@ def _compare_run(observed: Observed, known: Collection[str]) -> Iterator[Compari
             np.concatenate([batch[name] for batch in batches]),
         )
     rows = np.concatenate([_ids(group.example) for group in groups])
-    size, epochs = recipe.batching.mini_batch, recipe.ppo.num_epochs
+    size, epochs = recipe.batching.mini_batch_size, recipe.ppo.num_epochs
     count = account.gradient_accumulation
     for role in _ROLES:
         updates = [each for each in observed["updates"] if each.role == role]
@@ -308,9 +308,9 @@ def _compare_run(observed: Observed, known: Collection[str]) -> Iterator[Compari
     )
 
 
-def _observe_policy(lab: Lab) -> Observed:
+def _observe_policy(context: Context) -> Observed:
     cases = [case for case in _CASES if case.mini_batch < case.batch]
-    return {"cases": cases, "got": [_rehearse(lab, case).draws for case in cases]}
+    return {"cases": cases, "got": [_rehearse(context, case).draws for case in cases]}
 
 
 def _compare_policy(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -327,7 +327,7 @@ def _compare_policy(observed: Observed, known: Collection[str]) -> Iterator[Comp
         )
 
 
-def _observe_limit(lab: Lab) -> Observed:
+def _observe_limit(context: Context) -> Observed:
     return {
         "cases": _OVERSHOOT,
         "got": [
@@ -335,7 +335,7 @@ def _observe_limit(lab: Lab) -> Observed:
                 *(found.ended[role].train_steps for role in _ROLES),
                 *(len({s.train_steps for s in found.steps if s.role == role}) for role in _ROLES),
             ]
-            for found in (_rehearse(lab, case) for case in _OVERSHOOT)
+            for found in (_rehearse(context, case) for case in _OVERSHOOT)
         ],
     }
 
@@ -347,9 +347,11 @@ def _compare_limit(observed: Observed, known: Collection[str]) -> Iterator[Compa
         yield Comparison(f"optimizer steps of {case}", got, [want] * 4)
 
 
-def _observe_resume(lab: Lab) -> Observed:
-    first, second = lab.rehearse(*RESUMED.assignments, batches=RESUMED.batches, stop=RESUMED_AFTER)
-    (whole,) = lab.rehearse(*RESUMED.assignments, batches=RESUMED.batches)
+def _observe_resume(context: Context) -> Observed:
+    first, second = context.rehearse(
+        *RESUMED.assignments, batches=RESUMED.batches, stop=RESUMED_AFTER
+    )
+    (whole,) = context.rehearse(*RESUMED.assignments, batches=RESUMED.batches)
     return {
         "before": first.ended["actor"].train_steps,
         "drawn": np.concatenate([each.problems for each in second.draws]),

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness import accounting
 from harness.checks import wrong
-from harness.checks.lab import Lab, Replay
+from harness.checks.context import Context, Replay
 from harness.checks.property import EXACT, Comparison, Observed, Property, Tolerance
 from harness.oracle import gemma, logprob, loss, optimizer
 
@@ -139,9 +139,11 @@ def _of_mini_batch(
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
 
-def _observe(lab: Lab) -> Observed:
-    batching = lab.recipe.batching
-    found = steps(lab.trace.updates, batching.mini_batch // batching.train_micro_batch)
+def _observe(context: Context) -> Observed:
+    batching = context.recipe.batching
+    found = steps(
+        context.trace.updates, batching.mini_batch_size // batching.train_micro_batch_size
+    )
     reported = [
         {"loss": step.mean(lambda update: update.loss)}
         | {
@@ -152,12 +154,12 @@ def _observe(lab: Lab) -> Observed:
         for step in found
     ]
     return {
-        "replay": lab.replay,
+        "replay": context.replay,
         "steps": found,
         "reported": reported,
         "after": [step.after for step in found],
         "moments": [step.updates[-1].moments_after for step in found],
-        "per_batch": accounting.optimizer_steps_per_batch(lab.recipe),
+        "per_batch": accounting.optimizer_steps_per_batch(context.recipe),
     }
 
 
@@ -314,11 +316,11 @@ def _compare_movement(observed: Observed, known: Collection[str]) -> Iterator[Co
             yield Comparison(f"{role}: {name} has moved", moved, trained)
 
 
-def _observe_freshness(lab: Lab) -> Observed:
+def _observe_freshness(context: Context) -> Observed:
     """Pairs weights that a part used with those that the last step left."""
     latest: dict[str, Any] = {}
     used: list[tuple[str, Any, Any]] = []
-    trace = lab.trace
+    trace = context.trace
     queues = {
         "generate": iter(trace.generations),
         "group": iter(trace.groups),

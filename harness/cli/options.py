@@ -78,7 +78,7 @@ def of_recipe(command: _Command) -> _Command:
                 "assignments",
                 multiple=True,
                 metavar="A.B=V",
-                help="One field, such as batching.train_micro_batch=4; may be repeated.",
+                help="One field, such as batching.train_micro_batch_size=4; may be repeated.",
             ),
             click.option(
                 "--data",

@@ -40,7 +40,7 @@ class Dataset:
 
     A batch is a dict of `prompts` (what the model is given), `question` and
     `answer` (the final number), each a NumPy array of text, shape
-    `[batching.batch]`; the last test batch may be shorter.
+    `[batching.rollout_batch_size]`; the last test batch may be shorter.
 
     Attributes:
       train: Batches to train on, all epochs.
@@ -95,7 +95,7 @@ def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
         `rollout.max_prompt_length` while `data.long_prompts` is `refuse`, or a
         truth or a prompt that cannot be used; see `truths` and `prompt_check`.
     """
-    size = recipe.batching.batch
+    size = recipe.batching.rollout_batch_size
     used = {"train": recipe.data.num_batches * size, "test": recipe.data.num_test_batches * size}
     kept: dict[str, Sequence[Problem]] = {}
     long_prompts: dict[str, int] = {}
@@ -225,7 +225,7 @@ def _refuse_long(recipe: Recipe, tokenizer: Encoder, split: str, in_use: Iterabl
 def _check_sizes(
     recipe: Recipe, problems: Mapping[str, int], long_prompts: Mapping[str, int]
 ) -> None:
-    size, wanted = recipe.batching.batch, recipe.data.num_batches
+    size, wanted = recipe.batching.rollout_batch_size, recipe.data.num_batches
     dropped = {
         split: f" (after {count} with long prompts were dropped)" if count else ""
         for split, count in long_prompts.items()
@@ -235,7 +235,7 @@ def _check_sizes(
         raise HarnessError(
             f"data.num_batches is {wanted} but {problems['train']} training problems"
             f"{dropped['train']} make {full} full batches of {size}: lower data.num_batches or "
-            "batching.batch, or give more problems"
+            "batching.rollout_batch_size, or give more problems"
         )
     if not problems["test"]:
         raise HarnessError(

@@ -1,4 +1,4 @@
-"""What JAX traced and compiled meanwhile, heard from `jax.monitoring`."""
+"""What JAX traced and compiled meanwhile, recorded from `jax.monitoring`."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
+class CompileStatistics:
     """Counts and seconds over a stretch of time, over all threads.
 
     Attributes:
@@ -38,11 +38,11 @@ class Heard:
     compile_seconds: float
     names: Mapping[str, int]
 
-    def since(self, before: "Heard") -> "Heard":
+    def since(self, before: "CompileStatistics") -> "CompileStatistics":
         """Return what came after an earlier reading of the same listener."""
         names = Counter(self.names)
         names.subtract(before.names)
-        return Heard(
+        return CompileStatistics(
             traces=self.traces - before.traces,
             compiles=self.compiles - before.compiles,
             cache_hits=self.cache_hits - before.cache_hits,
@@ -54,7 +54,7 @@ class Heard:
 
 
 class Listener(contextlib.AbstractContextManager["Listener"]):
-    """Listens while its block runs; `heard` may be read at any time.
+    """Listens while its block runs; `statistics` may be read at any time.
 
     Only its own ears are taken out again at the end: `clear_event_listeners`
     would deafen everybody else.
@@ -80,14 +80,14 @@ class Listener(contextlib.AbstractContextManager["Listener"]):
             jax.monitoring.unregister_event_listener(self._hear_event)
 
     @property
-    def heard(self) -> Heard:
-        """What was heard so far."""
+    def statistics(self) -> CompileStatistics:
+        """What was recorded so far."""
         durations, hits = list(self._durations), len(self._hits)
         seconds = {
             event: [spent for each, spent, _ in durations if each == event]
             for event in (TRACED, LOWERED, COMPILED)
         }
-        return Heard(
+        return CompileStatistics(
             traces=len(seconds[TRACED]),
             # The backend's duration is told for a cache hit too.
             compiles=len(seconds[COMPILED]) - hits,

@@ -40,7 +40,7 @@ class Phases:
     A phase that raises is recorded too. Upstream's metrics logger, when it is
     closed, removes every listener of `jax.monitoring`. Each phase listens anew,
     so that costs at most the compile seconds between the closing and the end of
-    the phase in which it happens; what was heard before is kept.
+    the phase in which it happens; what was recorded before is kept.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ def warm_start(
     """Train a policy by supervision, or takes the weights from the cache.
 
     Args:
-      recipe: `warm_start`, and the lengths and end tokens of rollouts.
+      recipe: `warm_start`, and the lengths and stop tokens of rollouts.
       policy: The model before LoRA; changed in place.
       tokenizer: The tokenizer.
       problems: Training problems; the first `check_problems` are held back.
@@ -106,7 +106,7 @@ def make_examples(
     """Turn problems into token ids.
 
     Args:
-      recipe: Lengths, end tokens, and the share of wrong answers; the first
+      recipe: Lengths, stop tokens, and the share of wrong answers; the first
         `warm_start.check_problems` rows always have the right one.
       tokenizer: The tokenizer.
       problems: N problems; those that do not fit the lengths are left out.
@@ -115,7 +115,7 @@ def make_examples(
       The examples, in the order of the problems.
     """
     prompt_length, new_tokens = recipe.rollout.max_prompt_length, recipe.rollout.max_new_tokens
-    end, pad = tokenizer.end_ids(recipe.rollout.end_tokens)[-1], tokenizer.pad_id()
+    end, pad = tokenizer.end_ids(recipe.rollout.stop_tokens)[-1], tokenizer.pad_id()
     fitting: list[tuple[list[int], list[int]]] = []
     for problem in problems:
         text = format_prompt(recipe.data, problem.question)

@@ -14,7 +14,7 @@ from harness.oracle.kl import kl
 def cut_after_end(ids: Sequence[int] | np.ndarray, end_ids: Collection[int]) -> np.ndarray:
     """The completion in a row of sampled ids.
 
-    The end token is an action of the policy like any other, so it belongs to
+    The stop token is an action of the policy like any other, so it belongs to
     the completion; what the buffer holds after it does not.
 
     Args:
@@ -22,7 +22,7 @@ def cut_after_end(ids: Sequence[int] | np.ndarray, end_ids: Collection[int]) -> 
       end_ids: Ids any of which ends a completion.
 
     Returns:
-      Ids up to the first end token, that token included; all ids if none ends.
+      Ids up to the first stop token, that token included; all ids if none ends.
     """
     row = np.asarray(ids, np.int64)
     ends = np.flatnonzero(np.isin(row, list(end_ids)))
@@ -77,7 +77,7 @@ def completion_mask(lengths: Sequence[int] | np.ndarray, length: int) -> np.ndar
     It is made from lengths, not from ids: a policy may well emit the pad id.
 
     Args:
-      lengths: [B] tokens of each completion, its end token included.
+      lengths: [B] tokens of each completion, its stop token included.
       length: T.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The law that sampled tokens follow, and a test of draws against it."""
+"""The distribution that sampled tokens follow, and a test of draws against it."""
 
 import math
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def distribution(
 def chi_square(
     counts: ArrayLike, probabilities: ArrayLike, min_expected: float = 5.0
 ) -> tuple[float, int]:
-    """Pearson's statistic of counts against a law (Pearson 1900).
+    """Pearson's statistic of counts against a distribution (Pearson 1900).
 
     Cells that expect fewer than `min_expected` draws are pooled into one, and
     if that is still too rare, it joins the rarest of the others: the

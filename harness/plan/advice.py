@@ -66,7 +66,7 @@ def explained(found: Mapping[str, Any], row: Mapping[str, Any]) -> list[tuple[st
     for change in changes.CHANGES:
         if change.name in row["allow"]:
             effects |= {_field(text): change.effect for text in change.assignments}
-    effects["rollout.end_tokens"] = found["stop_tokens"]["effect"]
+    effects["rollout.stop_tokens"] = found["stop_tokens"]["effect"]
     return [(text, effects.get(_field(text), _NOTHING)) for text in found["assignments"]]
 
 
@@ -95,19 +95,19 @@ def _stop_lines(stop: Mapping[str, Any]) -> list[str]:
         f"turn, {changes.END_OF_TURN}, so nearly every one runs to the limit of tokens, and the "
         f"loop ends when all have. Each token less for the longest saves at least "
         f"{stop['seconds_saved_per_token_less'] * 1000:.1f} ms a global step. To change it, take "
-        f"the comment sign off {changes.END_OF_TURN} in rollout.end_tokens below, or ask for it "
+        f"the comment sign off {changes.END_OF_TURN} in rollout.stop_tokens below, or ask for it "
         f"by --allow {stop['allow']}."
     )
     return textwrap.wrap(text, 96, break_on_hyphens=False)
 
 
 def _with_comment(toml: str, stop: Mapping[str, Any]) -> str:
-    """Add the stop token to `rollout.end_tokens` as a comment."""
+    """Add the stop token to `rollout.stop_tokens` as a comment."""
     if stop["stops"]:
         return toml
     lines, inside = [], False
     for text in toml.splitlines():
-        inside = inside or text.startswith("end_tokens = [")
+        inside = inside or text.startswith("stop_tokens = [")
         if inside and text == "]":
             lines.append(f'    # "{changes.END_OF_TURN}",')
             inside = False

@@ -134,16 +134,16 @@ def apply(recipe: recipe_lib.Recipe, chosen: Sequence[Change]) -> recipe_lib.Rec
 
 def stops_at_end_of_turn(recipe: recipe_lib.Recipe) -> bool:
     """Return whether a completion ends where an instruction-tuned Gemma ends its turn."""
-    return END_OF_TURN in recipe.rollout.end_tokens
+    return END_OF_TURN in recipe.rollout.stop_tokens
 
 
 def with_stop_tokens(recipe: recipe_lib.Recipe) -> recipe_lib.Recipe:
     """Return the recipe with completions that end with the model's turn, too."""
     if stops_at_end_of_turn(recipe):
         return recipe
-    pieces = [*recipe.rollout.end_tokens, END_OF_TURN]
+    pieces = [*recipe.rollout.stop_tokens, END_OF_TURN]
     tree = recipe_lib.to_dict(recipe)
-    tree["rollout"]["end_tokens"] = pieces
+    tree["rollout"]["stop_tokens"] = pieces
     return recipe_lib.from_dict(tree)
 
 

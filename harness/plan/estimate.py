@@ -43,7 +43,7 @@ def step_bytes(
     if program == Program.ACTOR_STEP:
         one += _LOGITS * rollout.max_new_tokens * recipe.model.vocab_size
     chips = recipe.sharding.fsdp * recipe.sharding.tp
-    return arguments + gradients + recipe.batching.train_micro_batch * one * item // chips
+    return arguments + gradients + recipe.batching.train_micro_batch_size * one * item // chips
 
 
 def _widths(recipe: recipe_lib.Recipe) -> int:

@@ -52,7 +52,7 @@ def searched(
     """
     planner = recommender.planner
     effects = _effects(combination)
-    if changed.rollout.end_tokens != planner.recipe.rollout.end_tokens:
+    if changed.rollout.stop_tokens != planner.recipe.rollout.stop_tokens:
         effects.append(STOP_EFFECT)
     title = _title(combination)
     if found.chosen is None:

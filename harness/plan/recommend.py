@@ -152,7 +152,11 @@ def _settings(own: recipe_lib.Recipe, chosen: recipe_lib.Recipe | None) -> list[
             "reference": getattr(own.batching, field),
             "recommended": getattr(chosen.batching, field) if chosen else None,
         }
-        for field in ("train_micro_batch", "rollout_micro_batch", "logps_micro_batch")
+        for field in (
+            "train_micro_batch_size",
+            "rollout_micro_batch_size",
+            "compute_logps_micro_batch_size",
+        )
     ]
 
 

@@ -337,13 +337,13 @@ def calls(recipe: recipe_lib.Recipe, program: str, sequences: int) -> int:
       program: Its name.
       sequences: Sequences in one call.
     """
-    batches = math.ceil(recipe.batching.batch / sequences)
+    batches = math.ceil(recipe.batching.rollout_batch_size / sequences)
     return batches * (recipe.ppo.num_epochs if program in programs.TRAIN else 1)
 
 
 def tokens(recipe: recipe_lib.Recipe, program: str) -> int:
     """Return the tokens that a program makes or reads in one global step."""
-    rollout, batch = recipe.rollout, recipe.batching.batch
+    rollout, batch = recipe.rollout, recipe.batching.rollout_batch_size
     if program == Program.PREFILL:
         return batch * rollout.max_prompt_length
     if program == Program.DECODE:

@@ -57,7 +57,7 @@ def sizes(largest: int, step: int, recipe: recipe_lib.Recipe, whole: int) -> lis
     return [
         size
         for size in range(step, largest + 1, step)
-        if whole % size == 0 and recipe.batching.batch % size == 0
+        if whole % size == 0 and recipe.batching.rollout_batch_size % size == 0
     ]
 
 
@@ -82,7 +82,7 @@ def meshes(recipe: recipe_lib.Recipe, slice_: hardware.Slice) -> list[tuple[int,
                 f"sharding.fsdp={fsdp}",
                 f"sharding.tp={tp}",
                 # The largest there is: whether any size divides is the question.
-                f"batching.train_micro_batch={recipe.batching.mini_batch}",
+                f"batching.train_micro_batch_size={recipe.batching.mini_batch_size}",
             )
         except errors.HarnessError:
             continue
@@ -172,8 +172,8 @@ class Recommender:
         batching, group = recipe.batching, shapes.group(recipe, self.planner.fixes)
         for fsdp, tp in meshes(recipe, self.planner.slice):
             mesh = dataclasses.replace(recipe.sharding, fsdp=fsdp, tp=tp)
-            train = sizes(batching.mini_batch, fsdp, recipe, batching.mini_batch)
-            called = sizes(group, fsdp, recipe, batching.batch)
+            train = sizes(batching.mini_batch_size, fsdp, recipe, batching.mini_batch_size)
+            called = sizes(group, fsdp, recipe, batching.rollout_batch_size)
             for micro, remat, rollout, logps in itertools.product(train, _REMATS, called, called):
                 yield dataclasses.replace(
                     recipe,
@@ -181,9 +181,9 @@ class Recommender:
                     model=dataclasses.replace(recipe.model, remat=remat),
                     batching=dataclasses.replace(
                         batching,
-                        train_micro_batch=micro,
-                        rollout_micro_batch=rollout,
-                        logps_micro_batch=logps,
+                        train_micro_batch_size=micro,
+                        rollout_micro_batch_size=rollout,
+                        compute_logps_micro_batch_size=logps,
                     ),
                 )
 
@@ -257,7 +257,7 @@ class Recommender:
     def _resident(self, recipe: recipe_lib.Recipe) -> Sequence[dict[str, Any]]:
         """List what lives on a chip; it does not depend on sizes, but for an accumulator."""
         batching = recipe.batching
-        whole = batching.mini_batch // batching.train_micro_batch == 1
+        whole = batching.mini_batch_size // batching.train_micro_batch_size == 1
         key = (_family(recipe, trains=False), whole)
         if key not in self._residents:
             self._residents[key] = self.planner.resident(recipe)
@@ -282,6 +282,7 @@ def _describe(recipe: recipe_lib.Recipe, *, several: bool) -> str:
     batching, mesh = recipe.batching, recipe.sharding
     where = f"fsdp {mesh.fsdp} x tp {mesh.tp}, " if several else ""
     return (
-        f"{where}train {batching.train_micro_batch}, remat {recipe.model.remat or 'none'}, "
-        f"rollout {batching.rollout_micro_batch}, log-probs {batching.logps_micro_batch}"
+        f"{where}train {batching.train_micro_batch_size}, remat {recipe.model.remat or 'none'}, "
+        f"rollout {batching.rollout_micro_batch_size}, "
+        f"log-probs {batching.compute_logps_micro_batch_size}"
     )

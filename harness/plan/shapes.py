@@ -16,7 +16,7 @@ def group(recipe: recipe_lib.Recipe, fixes: Collection[str]) -> int:
     """Return the sequences that are generated and valued together, before micro-batches."""
     if "whitening-group" in fixes:
         whole = "mini-batch-off-policy" in fixes
-        return recipe.batching.batch if whole else recipe.batching.mini_batch
+        return recipe.batching.rollout_batch_size if whole else recipe.batching.mini_batch_size
     return max(accounting.whitening_groups(recipe.batching))
 
 

@@ -87,11 +87,12 @@ def _setting(
     recipe, most = planner.recipe, shapes.group(planner.recipe, planner.fixes)
     members = [member for member in members if member in shapes.of(recipe)]
     own = getattr(recipe.batching, setting)
-    step = recipe.sharding.fsdp if setting == "train_micro_batch" else 1
+    step = recipe.sharding.fsdp if setting == "train_micro_batch_size" else 1
     sizes = [
         size
         for size in range(step, most + 1, step)
-        if recipe.batching.mini_batch % size == 0 and recipe.batching.batch % size == 0
+        if recipe.batching.mini_batch_size % size == 0
+        and recipe.batching.rollout_batch_size % size == 0
     ]
     times = {
         size: sum(bounds.program_seconds(recipe, member, size, planner.slice) for member in members)
@@ -159,12 +160,12 @@ def changes_of_sizes(fixes: Collection[str]) -> list[str]:
     found = []
     if "whitening-group" not in fixes:
         found.append(
-            "rollout_micro_batch and logps_micro_batch: advantages are whitened over groups of "
-            "their least common multiple"
+            "rollout_micro_batch_size and compute_logps_micro_batch_size: advantages are whitened "
+            "over groups of their least common multiple"
         )
     if "micro-batch-token-mean" not in fixes:
         found.append(
-            "train_micro_batch: the loss is a token mean of each micro-batch, so the gradient "
+            "train_micro_batch_size: the loss is a token mean of each micro-batch, so the gradient "
             "depends on it where completions differ in length"
         )
     return found
@@ -187,10 +188,10 @@ def _what_else(planner: Planner, better: recipe_lib.Recipe, sweep: bool) -> list
             for key, one in (("critic_step_bytes", other), ("from_critic_step_bytes", better)):
                 entry[key] = _critic_step_bytes(planner, better, one)
         found.append(entry)
-    if "<end_of_turn>" not in better.rollout.end_tokens:
+    if "<end_of_turn>" not in better.rollout.stop_tokens:
         entry = _change(
             "stopping where the model ends its turn",
-            ['rollout.end_tokens=["<eos>", "<end_of_turn>"]'],
+            ['rollout.stop_tokens=["<eos>", "<end_of_turn>"]'],
             "what is trained on: completions end with the turn",
             None,
             before,

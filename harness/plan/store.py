@@ -170,8 +170,8 @@ class Store:
                 if group not in _NO_PROGRAM[""]
             },
             "max_steps": accounting.max_steps(job.recipe),
-            "accumulation": batching.mini_batch // batching.train_micro_batch,
-            "mini_batch": batching.mini_batch if job.program == "resident" else None,
+            "accumulation": batching.mini_batch_size // batching.train_micro_batch_size,
+            "mini_batch": batching.mini_batch_size if job.program == "resident" else None,
             "fixes": job.fix_ids,
             "versions": self._versions,
             "flags": self.compiler_flags,

@@ -143,7 +143,9 @@ class Worker:
         learner = self._learner(job)
         if job.program == "resident":
             return {
-                "answer": resident.describe(learner, job.sequences, job.recipe.batching.mini_batch)
+                "answer": resident.describe(
+                    learner, job.sequences, job.recipe.batching.mini_batch_size
+                )
             }
         self._lowered = programs.lower(learner, job.program, job.sequences)  # type: ignore[arg-type]
         return {"text": digest(self._lowered)}

@@ -22,9 +22,9 @@ from harness.report.reading import Source
 SWEEP = "python -m harness plan --preset gemma3-1b --chip v6e-1 --sweep --json plan.json"
 # Which programs a setting sizes.
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "rollout_micro_batch": ("prefill", "decode", "rollout"),
-    "logps_micro_batch": ("logps", "reference_logps", "values"),
-    "train_micro_batch": ("actor_step", "critic_step"),
+    "rollout_micro_batch_size": ("prefill", "decode", "rollout"),
+    "compute_logps_micro_batch_size": ("logps", "reference_logps", "values"),
+    "train_micro_batch_size": ("actor_step", "critic_step"),
 }
 _SIZE = charts.Axis("sequences in a call", forms.number, log=True)
 

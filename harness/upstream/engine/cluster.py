@@ -253,7 +253,7 @@ def rollout_config(
         temperature=config.temperature,
         top_p=config.top_p,
         top_k=config.top_k,
-        eos_tokens=list(tokenizer.end_ids(config.end_tokens)),
+        eos_tokens=list(tokenizer.end_ids(config.stop_tokens)),
         return_logprobs=log_probs,
     )
 
@@ -302,10 +302,10 @@ def make_cluster(
         critic_optimizer=make_optimizer(recipe, recipe.optimizers.critic_learning_rate),
         max_steps=accounting.max_steps(recipe),
         eval_every_n_steps=recipe.evaluation.every_n_steps,
-        mini_batch_size=batching.mini_batch,
-        train_micro_batch_size=batching.train_micro_batch,
-        rollout_micro_batch_size=batching.rollout_micro_batch,
-        compute_logps_micro_batch_size=batching.logps_micro_batch,
+        mini_batch_size=batching.mini_batch_size,
+        train_micro_batch_size=batching.train_micro_batch_size,
+        rollout_micro_batch_size=batching.rollout_micro_batch_size,
+        compute_logps_micro_batch_size=batching.compute_logps_micro_batch_size,
         checkpoint_root_directory=str(directory / "checkpoints") if directory else None,
         checkpointing_options=ocp.CheckpointManagerOptions(
             save_interval_steps=recipe.checkpoints.save_interval_steps,

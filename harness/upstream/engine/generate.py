@@ -23,7 +23,7 @@ class Generator:
         """Build upstream's sampler around a model.
 
         Args:
-          recipe: Lengths, cache size and end tokens.
+          recipe: Lengths, cache size and stop tokens.
           model: The policy; weights that it is given later are seen.
           tokenizer: The tokenizer.
           mesh: Devices that hold the model.
@@ -31,7 +31,7 @@ class Generator:
         self._recipe = recipe
         self._mesh = mesh
         self.model = model
-        self._end_ids = tokenizer.end_ids(recipe.rollout.end_tokens)
+        self._end_ids = tokenizer.end_ids(recipe.rollout.stop_tokens)
         self._sampler = sampler_lib.Sampler(
             model,
             tokenizer,
@@ -57,7 +57,7 @@ class Generator:
           key: Raw uint32 PRNG key; it may be donated and must not be used again.
 
         Returns:
-          B texts without end token, and B counts of tokens before it.
+          B texts without stop token, and B counts of tokens before it.
         """
         self._sampler.transformer_state = nnx.variables(self.model, nnx.Param)
         top_k = generation.top_k

@@ -1,4 +1,4 @@
-"""What upstream logs while training: heard, gathered by global step, and told again."""
+"""What upstream logs while training: recorded, gathered by global step, and replayed."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -37,20 +37,20 @@ class Scalars:
 
     def __init__(self, cluster: cluster_lib.Cluster):
         """Begin to listen."""
-        self._heard: list[Scalar] = []
+        self._recorded: list[Scalar] = []
         self._logger: Any = cluster._rl_metrics_logger
         self._failed = writers.watch(self._logger)
         log = self._logger.log
 
-        def heard(prefix: str, name: str, value: Any, mode: Any, step: Any) -> None:
+        def record(prefix: str, name: str, value: Any, mode: Any, step: Any) -> None:
             self.check_written()
             figure = np.asarray(value)
             if figure.size == 1:  # as TensorBoard takes
                 event = f"{prefix}/{mode}/{name}"
-                self._heard.append((event, float(figure.reshape(())), int(step or 0)))
+                self._recorded.append((event, float(figure.reshape(())), int(step or 0)))
             log(prefix, name, value, mode, step)
 
-        self._logger.log = heard
+        self._logger.log = record
 
     def check_written(self) -> None:
         """Return whether TensorBoard's file could be written.
@@ -66,11 +66,11 @@ class Scalars:
             )
 
     def __len__(self) -> int:
-        return len(self._heard)
+        return len(self._recorded)
 
     def since(self, count: int) -> list[Scalar]:
-        """Return the figures heard after the first `count`."""
-        return self._heard[count:]
+        """Return the figures recorded after the first `count`."""
+        return self._recorded[count:]
 
     def tell_again(self, scalars: Iterable[Scalar]) -> None:
         """Write figures of an earlier process to TensorBoard."""

@@ -1,4 +1,4 @@
-"""The sampler cuts the completion before the end token that it drew.
+"""The sampler cuts the completion before the stop token that it drew.
 
 Expected: a policy that writes 4, 5, 1 (1 ends the sequence) gives those three tokens.
 Got: 4, 5. No trainer sees the decision to stop, and the reward of the sequence
@@ -33,13 +33,13 @@ def probe() -> bool:
 
 ISSUE = KnownIssue(
     id="end-token-dropped",
-    title="The end token is cut from the completion before training.",
+    title="The stop token is cut from the completion before training.",
     where="tunix/generate/sampler.py:945",
     effect=(
         "The choice to stop has no log-probability, value or gradient, and its reward "
         "lands on the token before it: a policy that stops too early is never told."
     ),
-    fix="The rollout keeps the end token that was drawn; the text has none, as before.",
+    fix="The rollout keeps the stop token that was drawn; the text has none, as before.",
     probe=probe,
     shown_by=("completions-end", "greedy"),
 )

@@ -1,4 +1,4 @@
-"""A sampler goes on stopping at the end tokens of its first call.
+"""A sampler goes on stopping at the stop tokens of its first call.
 
 Expected: a policy that writes 4, 5, 6, 7, 3, 4 and is asked to stop at 1, which it
 never writes, gives those six tokens.
@@ -14,9 +14,9 @@ from harness.upstream.fixes.known_issue import KnownIssue
 
 ISSUE = KnownIssue(
     id="end-tokens-baked",
-    title="A sampler keeps the end tokens of its first call.",
+    title="A sampler keeps the stop tokens of its first call.",
     where="tunix/generate/sampler.py:674",
-    effect="Training and evaluation cannot have end tokens of their own.",
+    effect="Training and evaluation cannot have stop tokens of their own.",
 )
 
 

@@ -32,6 +32,6 @@ def reproduce() -> bool:
     metrics_logger.MetricsLogger(logging_to(backend)).close()
     jax.monitoring.record_event("/event")
     jax.monitoring.record_scalar("/value", 1.0, step=0)
-    print("expected: the listener heard ['/event'], the closed backend []")
-    print(f"got: the listener heard {events}, the closed backend {values}")
+    print("expected: the listener recorded ['/event'], the closed backend []")
+    print(f"got: the listener recorded {events}, the closed backend {values}")
     return "/event" not in events and "/value" in values

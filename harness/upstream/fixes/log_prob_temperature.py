@@ -51,7 +51,7 @@ ISSUE = KnownIssue(
 def difference(temperature: float) -> float:
     """Return the largest gap between sampled and recomputed log-probs."""
     logits = jax.random.normal(jax.random.key(0), (8, 8))
-    rollout = toy_rollout(logits.at[:, :2].set(-1e9))  # neither pad nor end tokens
+    rollout = toy_rollout(logits.at[:, :2].set(-1e9))  # neither pad nor stop tokens
     config = toy_rollout_config(
         max_tokens_to_generate=16, temperature=temperature, return_logprobs=True
     )

@@ -211,7 +211,7 @@ def rehearse(
         cluster.cluster_config = dataclasses.replace(cluster.cluster_config, rollout_config=both)
     found = Rehearsal(first_global_step=cluster.global_steps, began=states(learner))
     _play(learner, recipe, found, moves=directory is not None)
-    size = recipe.batching.batch
+    size = recipe.batching.rollout_batch_size
     try:
         learner.train(
             [_batch(i * size, size) for i in range(batches)],

@@ -100,7 +100,7 @@ def _note(name: str, function: Any, args: Any, kwargs: Any) -> Program:
     told = [(given[path], info.donated) for path, info in _paths(lowered.args_info)]
     with compiles.Listener() as listener:
         compiled = lowered.compile()
-    heard = listener.heard
+    statistics = listener.statistics
     return Program(
         name=name,
         lowered=lowered,
@@ -110,8 +110,8 @@ def _note(name: str, function: Any, args: Any, kwargs: Any) -> Program:
             getattr(leaf, "sharding", None) if donated else None for leaf, donated in told
         ),
         compiled=compiled,
-        compile_seconds=heard.compile_seconds,
-        compile_count=heard.compiles + heard.cache_hits,
+        compile_seconds=statistics.compile_seconds,
+        compile_count=statistics.compiles + statistics.cache_hits,
     )
 
 
@@ -162,7 +162,7 @@ def never_end(learner: learner_lib.Learner) -> None:
     Each round then does the same work, the most that training can ask for.
 
     Args:
-      learner: Fresh, so that nothing was compiled for other end tokens.
+      learner: Fresh, so that nothing was compiled for other stop tokens.
     """
     cluster: Any = learner.rl_cluster
     config = cluster.cluster_config
@@ -176,9 +176,9 @@ class _SettledError(Exception):
 
 
 def _settle(cluster: Any) -> None:
-    """Let a sampler make its functions for the end tokens, before they are listened to.
+    """Let a sampler make its functions for the stop tokens, before they are listened to.
 
-    A patched one makes them anew when it is called with other end tokens.
+    A patched one makes them anew when it is called with other stop tokens.
     """
 
     def stop(*args: Any, **kwargs: Any) -> Any:

@@ -82,14 +82,14 @@ def micro_batches(recipe: recipe_lib.Recipe) -> tuple[int, ...]:
     """Return the micro-batch sizes to look at: the recipe's own and a quarter of the largest."""
     batching = recipe.batching
     own = {
-        batching.train_micro_batch,
-        batching.rollout_micro_batch,
-        batching.logps_micro_batch,
+        batching.train_micro_batch_size,
+        batching.rollout_micro_batch_size,
+        batching.compute_logps_micro_batch_size,
     }
     quarter = max(own) // 4
-    if quarter and batching.mini_batch % quarter == 0:
+    if quarter and batching.mini_batch_size % quarter == 0:
         own.add(quarter)
-    return tuple(sorted(size for size in own if batching.mini_batch % size == 0))
+    return tuple(sorted(size for size in own if batching.mini_batch_size % size == 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Steps:
             count += 1
 
 
-class Lab(contextlib.AbstractContextManager["Lab"]):
+class Context(contextlib.AbstractContextManager["Context"]):
     """One learner at one set of shapes.
 
     Attributes:
@@ -264,16 +264,16 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         batching, rollout = self.recipe.batching, self.recipe.rollout
         prompt, new = rollout.max_prompt_length, rollout.max_new_tokens
         return {
-            "prefill": batching.rollout_micro_batch * prompt,
-            "decode": batching.rollout_micro_batch * new,
-            "logps": batching.logps_micro_batch * (prompt + new),
-            "values": batching.logps_micro_batch * (prompt + new),
-            "advantages": batching.mini_batch * new,
-            "actor_step": batching.train_micro_batch * (prompt + new),
-            "critic_step": batching.train_micro_batch * (prompt + new),
-            "rollout": batching.batch * new,
-            "evaluate": batching.batch * new,
-            "global_step": batching.batch * (prompt + new),
+            "prefill": batching.rollout_micro_batch_size * prompt,
+            "decode": batching.rollout_micro_batch_size * new,
+            "logps": batching.compute_logps_micro_batch_size * (prompt + new),
+            "values": batching.compute_logps_micro_batch_size * (prompt + new),
+            "advantages": batching.mini_batch_size * new,
+            "actor_step": batching.train_micro_batch_size * (prompt + new),
+            "critic_step": batching.train_micro_batch_size * (prompt + new),
+            "rollout": batching.rollout_batch_size * new,
+            "evaluate": batching.rollout_batch_size * new,
+            "global_step": batching.rollout_batch_size * (prompt + new),
         }[name]
 
     def figures(self, name: str) -> dict[str, Any]:
@@ -298,7 +298,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
 
 def size_name(recipe: recipe_lib.Recipe) -> str:
     """Return the part of a benchmark's name that tells its sizes, such as `float32-64`."""
-    return f"{recipe.model.dtype}-{recipe.batching.train_micro_batch}"
+    return f"{recipe.model.dtype}-{recipe.batching.train_micro_batch_size}"
 
 
 def device_kind() -> str:

@@ -1,4 +1,4 @@
-"""What the properties look at: one recorded training run, and the pieces that made it."""
+"""What the properties look at: one recorded training run, and the components that made it."""
 
 import dataclasses
 import functools
@@ -36,11 +36,11 @@ RECIPE = (
     "data.train_fraction=0.6",
     "data.arithmetic.train_problems=64",
     "data.arithmetic.test_problems=13",
-    "batching.batch=8",
-    "batching.mini_batch=8",
-    "batching.train_micro_batch=4",
-    "batching.rollout_micro_batch=4",
-    "batching.logps_micro_batch=4",
+    "batching.rollout_batch_size=8",
+    "batching.mini_batch_size=8",
+    "batching.train_micro_batch_size=4",
+    "batching.rollout_micro_batch_size=4",
+    "batching.compute_logps_micro_batch_size=4",
     "ppo.gamma=0.97",
     "ppo.gae_lambda=0.9",
     "ppo.beta=0.05",
@@ -73,7 +73,7 @@ def recipe(*assignments: str) -> recipe_lib.Recipe:
     plain = recipe_lib.load("tiny", assignments=(*RECIPE, *assignments))
     tokenizer = tokenizer_lib.load(plain)
     ends = ["<eos>", "<end_of_turn>", *(tokenizer.piece(each) for each in _END_PIECES)]
-    rollout = dataclasses.replace(plain.rollout, end_tokens=tuple(ends))
+    rollout = dataclasses.replace(plain.rollout, stop_tokens=tuple(ends))
     return dataclasses.replace(plain, rollout=rollout)
 
 
@@ -88,7 +88,7 @@ def reward(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
+class Components:
     """A learner and what it was made of; nothing has been trained."""
 
     recipe: recipe_lib.Recipe
@@ -121,7 +121,7 @@ class Resumed:
     ended: dict[str, dry_run.State]
 
 
-class Lab:
+class Context:
     """Everything that the properties observe, each made when it is first asked for.
 
     Attributes:
@@ -166,7 +166,7 @@ class Lab:
 
     @property
     def folder(self) -> pathlib.Path:
-        """A folder of the lab's own."""
+        """A folder of the context's own."""
         return pathlib.Path(self._folder.name)
 
     def build(
@@ -174,7 +174,7 @@ class Lab:
         *assignments: str,
         directory: pathlib.Path | None = None,
         log_probs: bool = False,
-    ) -> Pieces:
+    ) -> Components:
         """Make a learner.
 
         Args:
@@ -184,7 +184,7 @@ class Lab:
           log_probs: Whether the sampler tells its log-probs.
 
         Returns:
-          The pieces; the lab releases the learner.
+          The components; the context releases the learner.
         """
         recipe = recipe_lib.replace(self.recipe, *assignments)
         mesh = models.make_mesh(recipe.sharding)
@@ -206,7 +206,7 @@ class Lab:
         )
         learner = upstream.make_learner(recipe, cluster=cluster, reward_fn=reward, fixes=self.fixes)
         self._learners.append(learner)
-        return Pieces(
+        return Components(
             recipe=recipe,
             tokenizer=tokenizer,
             mesh=mesh,
@@ -237,7 +237,7 @@ class Lab:
             play = functools.partial(
                 dry_run.rehearse,
                 recipe_lib.replace(self.recipe, "ppo.beta=0", *assignments),
-                tokenizer=self.pieces.tokenizer,
+                tokenizer=self.components.tokenizer,
                 fixes=self.fixes,
                 **options,
             )
@@ -252,20 +252,22 @@ class Lab:
         return self._rehearsals[key]
 
     @functools.cached_property
-    def pieces(self) -> Pieces:
+    def components(self) -> Components:
         """A learner that is never trained."""
         return self.build(log_probs=True)
 
     @functools.cached_property
-    def trained(self) -> Pieces:
+    def trained(self) -> Components:
         """The learner of `trace`."""
         return self.build(directory=self.folder / "whole", log_probs=True)
 
     @functools.cached_property
     def trace(self) -> trace_lib.Trace:
         """A whole training run of `trained`, watched."""
-        pieces = self.trained
-        return trace_lib.watch(pieces.learner, pieces.dataset.train, pieces.dataset.validation)
+        components = self.trained
+        return trace_lib.watch(
+            components.learner, components.dataset.train, components.dataset.validation
+        )
 
     @functools.cached_property
     def resumed(self) -> Resumed:
@@ -277,14 +279,16 @@ class Lab:
         step = accounting.optimizer_steps_per_batch(self.recipe)
         folder = self.folder / "resumed"
         dry_run.copy_checkpoints(self.folder / "whole", folder, step)
-        pieces = self.build(directory=folder, log_probs=whole.generations[0].log_probs is not None)
-        states, global_step = dry_run.states(pieces.learner), pieces.cluster.global_steps
-        trace = trace_lib.watch(pieces.learner, pieces.dataset.train)
-        return Resumed(step, states, global_step, trace, dry_run.states(pieces.learner))
+        components = self.build(
+            directory=folder, log_probs=whole.generations[0].log_probs is not None
+        )
+        states, global_step = dry_run.states(components.learner), components.cluster.global_steps
+        trace = trace_lib.watch(components.learner, components.dataset.train)
+        return Resumed(step, states, global_step, trace, dry_run.states(components.learner))
 
     @functools.cached_property
     def replay(self) -> "Replay":
-        """The oracle on this lab's model."""
+        """The oracle on this context's model."""
         return Replay(self.recipe, pad=0)
 
 
