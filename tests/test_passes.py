@@ -119,7 +119,7 @@ def test_what_a_trainer_receives_of_a_sequence_is_all_of_one_sequence(trace, rol
                 source = rows[key_of(update.example, row)]
                 used.append(source)
                 for name, column in update.example.items():
-                    if name != "share":
+                    if name != "token_weight":
                         np.testing.assert_array_equal(
                             column[row], group.example[name][source], err_msg=name
                         )
@@ -127,13 +127,13 @@ def test_what_a_trainer_receives_of_a_sequence_is_all_of_one_sequence(trace, rol
         np.testing.assert_array_equal(epochs, [range(16)] * 2)
 
 
-def test_shares_are_of_the_tokens_of_an_optimizer_step(trace):
+def test_token_weights_are_of_the_tokens_of_an_optimizer_step(trace):
     updates = [each for each in trace.updates if each.role == "actor"]
     for first, second in zip(updates[::2], updates[1::2], strict=True):
         tokens = [each.example["completion_mask"].sum() for each in (first, second)]
         for update, own in zip((first, second), tokens, strict=True):
             wanted = own / (sum(tokens) / 2)
-            np.testing.assert_allclose(update.example["share"], wanted, rtol=1e-6)
+            np.testing.assert_allclose(update.example["token_weight"], wanted, rtol=1e-6)
 
 
 def test_a_batch_that_cannot_be_prepared_ends_the_training(context):

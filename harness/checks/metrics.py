@@ -19,6 +19,10 @@ def _figures(group: Any, recipe: Any, known: Collection[str]) -> dict[str, np.nd
     example = group.example
     mask = example["completion_mask"].astype(bool)
     rewards = advantage_checks.token_rewards(group, recipe, known).sum(axis=1)
+    if "empty-completion-reward-lost" in known:
+        # It is written where the mask hides it, and logged with what the mask hides.
+        scores = np.trunc(group.scores) if "reward-truncated" in known else group.scores
+        rewards = np.where(mask.any(axis=1), rewards, scores)
     divergence = kl.kl(
         example["old_per_token_logps"], example["ref_per_token_logps"], recipe.ppo.kl_method
     )
@@ -129,7 +133,7 @@ PROPERTIES = (
                 ],
             ),
         },
-        defects=("reward-truncated", "whitening-group"),
+        defects=("empty-completion-reward-lost", "reward-truncated", "whitening-group"),
     ),
     Property(
         id="logged-updates",

@@ -158,6 +158,11 @@ class EngineLearner(ppo_learner.PPOLearner):
         prepare = super()._prepare_data
         if training and self._sizes is not None:
             prepare = functools.partial(self._prepare_passes, prepare, self._sizes)
+        elif training:
+            # Groups that are generated one by one may be parts of an optimizer step.
+            kwargs["data_queue"] = passes.OptimizerSteps(
+                kwargs["data_queue"], self._accumulation(), self.weighted
+            )
         if training:
             try:
                 self._tell("rollout")
@@ -189,7 +194,7 @@ class EngineLearner(ppo_learner.PPOLearner):
                 key, drawn = jax.random.split(key)
             orders = passes.permutations(drawn, sizes)
             passes.feed(
-                data_queue, passes.micro_batches(collected.examples, orders, sizes), self._weighted
+                data_queue, passes.micro_batches(collected.examples, orders, sizes), self.weighted
             )
         finally:
             self._data_shuffle_seed = key
@@ -259,8 +264,8 @@ class EngineLearner(ppo_learner.PPOLearner):
 
     def _begin_mini_batch(self) -> None:
         """Let noise and order follow from the number of the mini-batch, not of the call."""
-        accumulation = self._training_config.get_with_default("gradient_accumulation_steps", 1)
-        number = self.rl_cluster.actor_trainer.iter_steps // (accumulation * self._num_iterations())
+        steps = self._accumulation() * self._num_iterations()
+        number = self.rl_cluster.actor_trainer.iter_steps // steps
         if self._first_shuffle_seed is not None:
             self._data_shuffle_seed = keys.fold_in(self._first_shuffle_seed, number)
         worker: Any = self.rl_cluster.rollout
@@ -271,11 +276,15 @@ class EngineLearner(ppo_learner.PPOLearner):
         if self._watcher is not None and kwargs.get("mode") == rl_cluster.Mode.TRAIN:
             self._examples = examples
             self._tell("train")
-            if self._sizes is not None:
-                return examples  # weighted once they are cut for an optimizer step
-        return self._weighted(examples)
+        if kwargs.get("mode") == rl_cluster.Mode.TRAIN:
+            return examples  # weighted once they are cut for an optimizer step
+        return self.weighted(examples)
 
-    def _weighted(self, examples: list[Any]) -> list[Any]:
+    def _accumulation(self) -> int:
+        """Micro-batches of an optimizer step."""
+        return self._training_config.get_with_default("gradient_accumulation_steps", 1)
+
+    def weighted(self, examples: list[Any]) -> list[Any]:
         """Let fixes change the micro-batches of an optimizer step."""
         return chain(self.fixes, "weigh", examples)
 
@@ -387,11 +396,14 @@ def generate_example(learner: Learner, batch: Mapping[str, np.ndarray]) -> Train
         # Upstream settles these at the start of `train`.
         if getattr(learner, name) is None:
             setattr(learner, name, len(batch["prompts"]))
-    return learner._process_accumulated_batches(
+    examples = learner._process_accumulated_batches(
         micro_batches=[dict(batch)],
         micro_batch_sizes=[len(batch["prompts"])],
         mode=rl_cluster.Mode.TRAIN,
-    )[0]  # type: ignore[return-value]
+    )
+    if isinstance(learner, EngineLearner):
+        examples = learner.weighted(examples)
+    return examples[0]  # type: ignore[return-value]
 
 
 def train_on(learner: Learner, example: TrainExample) -> None:

@@ -45,6 +45,37 @@ class Collector:
             self.examples += item
 
 
+class OptimizerSteps:
+    """Stands in for upstream's queue; hands on the micro-batches of an optimizer step at once."""
+
+    def __init__(
+        self,
+        data_queue: "queue.Queue[Any] | Any",
+        micro_batches: int,
+        weighted: Callable[[list[Any]], list[Any]],
+    ):
+        """Begin empty.
+
+        Args:
+          data_queue: Upstream's queue.
+          micro_batches: Micro-batches of an optimizer step.
+          weighted: Applied to them.
+        """
+        self._data_queue, self._micro_batches, self._weighted = data_queue, micro_batches, weighted
+        self._examples: list[Any] = []
+
+    def put(self, item: Any) -> None:
+        """Take a list of micro-batches, or `None`, upstream's mark of the end."""
+        self._examples += item or []
+        while self._examples and (item is None or len(self._examples) >= self._micro_batches):
+            step = self._examples[: self._micro_batches]
+            self._examples = self._examples[self._micro_batches :]
+            for example in self._weighted(step):
+                self._data_queue.put([example])
+        if item is None:
+            self._data_queue.put(None)
+
+
 def permutations(key: jax.Array | None, sizes: Sizes) -> Iterator[np.ndarray]:
     """Draw the order of each pass.
 

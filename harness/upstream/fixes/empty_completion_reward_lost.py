@@ -18,7 +18,7 @@ ISSUE = KnownIssue(
     effect="Its row is masked whole: collapse to empty answers is never punished.",
     fix="As end-token-dropped: the row holds its stop token.",
     probe=probe,
-    shown_by=("completions-end",),
+    shown_by=("completions-end", "logged-figures"),
     fixed_with="end-token-dropped",
 )
 

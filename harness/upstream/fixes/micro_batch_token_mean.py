@@ -46,7 +46,7 @@ ISSUE = KnownIssue(
         "A token of a short completion weighs more than one of a long one, by how the "
         "mini-batch was cut: relative gradient error 0.07 to 0.53 over lengths 1 to 12."
     ),
-    fix="The loss of a micro-batch is weighed by its share of the mini-batch's tokens.",
+    fix="The loss of a micro-batch is weighted by its share of the mini-batch's tokens.",
     probe=probe,
     shown_by=("losses", "slopes"),
 )
@@ -90,15 +90,15 @@ class WeightedExample(ppo_learner.TrainExample):
     """A micro-batch with its part of the mini-batch.
 
     Attributes:
-      share: [B] float32, the same in each row: real tokens of the micro-batch over the mean of
-        the micro-batches of its optimizer step.
+      token_weight: [B] float32, the same in each row: real tokens of the micro-batch over the
+        mean of the micro-batches of its optimizer step.
     """
 
-    share: jax.Array | None = None
+    token_weight: jax.Array | None = None
 
 
 class Fix(points.Fix):
-    """Weigh the loss of a micro-batch by its share of the tokens behind the optimizer step."""
+    """Weight the loss of a micro-batch by its share of the tokens behind the optimizer step."""
 
     def weigh(self, examples: list[Any]) -> list[Any]:
         tokens = [float(np.asarray(example.completion_mask).sum()) for example in examples]
@@ -118,17 +118,19 @@ class Fix(points.Fix):
         @functools.wraps(loss_fn)  # flax asks for the names of the arguments
         def loss(model: Any, train_example: Any, *args: Any, **kwargs: Any) -> Any:
             value, aux = loss_fn(model, train_example, *args, **kwargs)
-            share = getattr(train_example, "share", None)
-            if share is None:
+            token_weight = getattr(train_example, "token_weight", None)
+            if token_weight is None:
                 return value, aux
             # A token mean of each micro-batch, so weighed, is after accumulation
             # the token mean of the mini-batch.
-            return value * share[0], {name: each * share[0] for name, each in aux.items()}
+            return value * token_weight[0], {
+                name: each * token_weight[0] for name, each in aux.items()
+            }
 
         return loss
 
 
-def _weighted(example: Any, share: Any) -> WeightedExample:
+def _weighted(example: Any, token_weight: Any) -> WeightedExample:
     names = [field.name for field in dataclasses.fields(ppo_learner.TrainExample)]  # type: ignore[arg-type]
     fields = {name: getattr(example, name) for name in names}
-    return WeightedExample(**fields, share=share)
+    return WeightedExample(**fields, token_weight=token_weight)
