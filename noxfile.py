@@ -94,7 +94,7 @@ def matrix(session: nox.Session, tunix: str) -> None:
 
 @nox.session
 def cpu_e2e(session: nox.Session) -> None:
-    """The recipe on the tiny model, on the CPU; writes runs/cpu_e2e unless told `--out`."""
+    """The recipe on the tiny model, on the CPU; writes runs/cpu_e2e unless given `--out`."""
     install(session)
     arguments = list(session.posargs)
     if not any(each == "--out" or each.startswith("--out=") for each in arguments):
@@ -113,14 +113,14 @@ def cpu_e2e(session: nox.Session) -> None:
 
 @nox.session
 def tpu_e2e(session: nox.Session) -> None:
-    """The reference recipe on Gemma 3 1B, on a TPU; writes runs/tpu_e2e unless told `--out`."""
+    """The reference recipe on Gemma 3 1B, on a TPU; writes runs/tpu_e2e unless given `--out`."""
     install(session, *(["tpu"] if _has_tpu() else []))
     _e2e(session, "tpu")
 
 
 @nox.session
 def gpu_e2e(session: nox.Session) -> None:
-    """The same on a GPU, in bfloat16; writes runs/gpu_e2e unless told `--out`."""
+    """The same on a GPU, in bfloat16; writes runs/gpu_e2e unless given `--out`."""
     install(session, *(["gpu"] if shutil.which("nvidia-smi") else []))
     _e2e(session, "gpu")
 
@@ -192,7 +192,7 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time the pieces of a global step; writes runs/bench.json unless told otherwise."""
+    """Time the pieces of a global step; writes runs/bench.json unless given another file."""
     install(session)
     arguments = list(session.posargs)
     if not any(each.startswith("--benchmark-json") for each in arguments):
@@ -228,7 +228,7 @@ def plan(session: nox.Session) -> None:
     arguments = [each for each in session.posargs if each != "--update"]
     update = len(arguments) < len(session.posargs)
     if update and "--sweep" not in arguments:
-        arguments.append("--sweep")  # the committed plan has the walls
+        arguments.append("--sweep")  # the committed plan has the largest micro-batches
     run(
         session,
         *("python", "-m", "harness", "plan", "--preset", "gemma3-1b", "--chip", "v6e-1"),

@@ -188,9 +188,9 @@ def gate_runs(
             values["quiet 0"] = list(draw.choice(injected, most, replace=False))
         decisions = timing.judge(values, rules)
         looked = [decisions["quiet 0"]] if injected else list(decisions.values())
-        said = {decision.verdict for decision in looked}
+        output = {decision.verdict for decision in looked}
         for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS):
-            if verdict in said:
+            if verdict in output:
                 verdicts[verdict] += 1
                 break
     return verdicts

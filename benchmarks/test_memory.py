@@ -2,7 +2,7 @@
 
 No device resets its peak, so that each is measured in a process of its own, in
 which all other programs have the smallest micro-batch: `--own-process`. A CPU
-tells no peak: there the compiler's figures are all there is, and the contexts of
+reports no peak: there the compiler's figures are all there is, and the contexts of
 the other benchmarks give them.
 """
 
@@ -43,6 +43,6 @@ def measure(name, dtype, rows, config):
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{found.stderr[-2000:]}")
-    told = json.loads(found.stdout)
+    answer = json.loads(found.stdout)
     names = ("compiled_peak_bytes", "measured_peak_bytes")
-    return {each: told[each] for each in names} | {"device": told["conditions"]["device"]}
+    return {each: answer[each] for each in names} | {"device": answer["conditions"]["device"]}

@@ -2,7 +2,7 @@
 
 Inputs are on the device before the clock starts, donated ones are made anew
 outside it, every round waits for all outputs, and nothing is compiled in a
-round: `compile_seconds` is told apart.
+round: `compile_seconds` is reported apart.
 """
 
 import pytest

@@ -139,8 +139,8 @@ def plan(recipe: recipe_lib.Recipe, name: str, mode: str) -> dict[str, Any] | No
                 f"the recipe does not fit {name} ({', '.join(tight)}): see `python -m harness plan "
                 f"--chip {name}` for what would"
             )
-    last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    raise errors.HarnessError(f"whether the recipe fits {name} could not be told: {last}")
+    last = (ended.stderr.strip().splitlines() or ["no output"])[-1]
+    raise errors.HarnessError(f"whether the recipe fits {name} could not be found out: {last}")
 
 
 def figures(result: pipeline.Result, planned: Mapping[str, Any] | None) -> list[Figure]:

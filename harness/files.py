@@ -9,7 +9,7 @@ from typing import IO
 
 from harness import errors
 
-# Ends the hidden names under which files are written; what has it is nobody's result.
+# Ends the hidden names under which files are written; what has it is no result.
 TEMPORARY = ".tmp"
 
 

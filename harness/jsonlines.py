@@ -93,7 +93,7 @@ class Child:
         Raises:
           Ended: There is none.
         """
-        # That nobody reads any more is met again where the answer is missing.
+        # A reader that is gone shows again where the answer is missing.
         with contextlib.suppress(OSError):
             write(self._process.stdin, value)  # type: ignore[arg-type]
         return self.receive(timeout=timeout)

@@ -164,7 +164,7 @@ def run(
     options = training.Options(
         stop=stop,
         continue_on_nan=continue_on_nan,
-        say=lambda line: console.print(line, markup=False, soft_wrap=True),
+        report=lambda line: console.print(line, markup=False, soft_wrap=True),
         part=part,
     )
     fingerprint = environment.fingerprint()
@@ -178,7 +178,7 @@ def run(
         worth_keeping=("checkpoints/sealed/*.json",),
     ) as kept:
         if (out / "result.json").exists():
-            options.say(f"the run in {out} is complete: nothing is done again")
+            options.report(f"the run in {out} is complete: nothing is done again")
             return _read(kept)
         if kept.resumed:
             _compare_environments(kept, fingerprint, options)
@@ -192,22 +192,22 @@ def run(
             doing("prepare")
             reward_fn = rewards.build(recipe.reward)
             mesh = models.make_mesh(recipe.sharding)
-            local = kaggle.local(recipe, options.say)
+            local = kaggle.local(recipe, options.report)
             tokenizer = tokenizer_lib.load(local)
             dataset = data.load(recipe, tokenizer)
             for each in dataset.warnings:
-                options.say(f"warning: {each.text}")
+                options.report(f"warning: {each.text}")
             first_batch: Any = dataset.train[0]
             tried = reward_trial.try_out(recipe.reward, first_batch)
             if tried is not None:
-                options.say(tried)
+                options.report(tried)
             with part("load"):
-                policy = make_policy(local, mesh, options.say)
+                policy = make_policy(local, mesh, options.report)
             if recipe.model.weights == "checkpoint":
                 with part("checksum"):
                     described = probe.describe(policy)
                 kept.keep_stage("model", described)
-                options.say(
+                options.report(
                     f"loaded {len(described['arrays'])} arrays, {described['parameters']:,} "
                     f"parameters, {', '.join(described['dtypes'])}, "
                     f"sha256 {described['sha256'][:12]}"
@@ -215,7 +215,7 @@ def run(
             if log_probs is not None:
                 with part("compare log-probs"):
                     distance = probe.compare(policy, tokenizer, mesh, log_probs)
-                options.say(f"log-probs are within {distance:.2g} nats of {log_probs}")
+                options.report(f"log-probs are within {distance:.2g} nats of {log_probs}")
 
         warm = None
         if recipe.model.weights == "random" and recipe.warm_start.max_steps:
@@ -408,7 +408,7 @@ def _compare_environments(
     """Return under what else the run began: it may then end otherwise than it would have."""
     for name in sorted(now):
         if now[name] != kept.identity.environment.get(name):
-            options.say(
+            options.report(
                 f"the run began with another {name}: {kept.identity.environment.get(name)}, "
                 f"now {now[name]}; its figures may differ in the last digits"
             )

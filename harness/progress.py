@@ -112,7 +112,7 @@ class Progress:
             for each in entries
         ]
 
-    def rewind(self, global_step: int) -> list[Scalar]:
+    def truncate(self, global_step: int) -> list[Scalar]:
         """Truncate the journal after a global step.
 
         Args:
@@ -135,7 +135,7 @@ class Progress:
         return [scalar for entry in kept for scalar in entry.scalars]
 
     def now(self, phase: str, **details: Any) -> None:
-        """Record what the run does from now on, for whoever looks into its folder.
+        """Record what the run does from now on, for readers of its folder.
 
         Raises:
           HarnessError: It cannot be written.

@@ -67,9 +67,9 @@ class NotFiniteError(HarnessError):
       scores: All rewards of the call.
     """
 
-    def __init__(self, said: str, scores: list[float]):
-        """Keep the scores beside what is said."""
-        super().__init__(said)
+    def __init__(self, message: str, scores: list[float]):
+        """Store the scores beside the message."""
+        super().__init__(message)
         self.scores = scores
 
 
@@ -194,7 +194,7 @@ def gsm8k_reward(
 def judge(
     reward: Reward, prompts: Sequence[str] | np.ndarray, completions: Sequence[str], **columns: Any
 ) -> list[Judgement]:
-    """Score completions by a recipe's reward, and says which answers are right.
+    """Score completions by a recipe's reward, and return which answers are right.
 
     By the rule of the table above an answer is right if it equals the truth, and
     well-formed if there is one, whatever the two are worth. By a function of the
@@ -401,8 +401,8 @@ def _described(error: BaseException, function: Callable[..., Any]) -> str:
     frames = traceback.extract_tb(_user_frames(error))
     code = getattr(inspect.unwrap(function), "__code__", None)
     own = [each for each in frames if code is not None and each.filename == code.co_filename]
-    told = " ".join(str(error).split())[:200]
-    text = f"{type(error).__name__}: {told}" if told else type(error).__name__
+    message = " ".join(str(error).split())[:200]
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if not frames:
         return text
     last = (own or list(frames))[-1]

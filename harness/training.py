@@ -31,14 +31,14 @@ class Options:
 
     Attributes:
       stop: Asked between two batches; once it says so, the run is saved and ended.
-      continue_on_nan: Whether figures that are not finite are told and gone on from.
-      say: Takes a line for the person who watches.
+      continue_on_nan: Whether figures that are not finite are reported and training goes on.
+      report: Takes a line for the person who watches.
       part: Measures a block by name; see `harness.measure.parts`.
     """
 
     stop: Callable[[], bool] = lambda: False
     continue_on_nan: bool = False
-    say: Callable[[str], None] = lambda line: None
+    report: Callable[[str], None] = lambda line: None
     part: parts.Part = parts.unmeasured
 
     def check(self, kept: progress.Progress) -> None:
@@ -85,7 +85,7 @@ def train(
       reward_fn: Scores completions.
       fixes: The fixes in place.
       kept: The run's folder.
-      options: Who is told, and who may end it.
+      options: What receives reports, and what may end it.
 
     Returns:
       What was done.
@@ -102,18 +102,18 @@ def train(
             "resume-restarts-noise and other known issues): begin anew, or use the patched mode"
         )
     for line in point.refused:
-        options.say(line)
-    upstream.take_back(out, point, run)
-    before = kept.rewind(point.global_step)
+        options.report(line)
+    upstream.roll_back(out, point, run)
+    before = kept.truncate(point.global_step)
     for events in (out / "tensorboard").glob("events.out.tfevents.*"):
         events.unlink()  # written anew from the journal
     if kept.resumed:
-        options.say(f"training goes on from optimizer step {point.step}")
+        options.report(f"training goes on from optimizer step {point.step}")
     cluster = make_cluster(recipe, directory=out, fixes=fixes, note={"run": run})
     if options.part is not parts.unmeasured:
         upstream.measure(cluster, options.part)
     scalars = upstream.Scalars(cluster)
-    scalars.tell_again(before)
+    scalars.replay(before)
     watch = _Watch(kept, scalars, options, before, lambda: cluster.global_steps)
     learner = upstream.make_learner(
         recipe,
@@ -202,7 +202,7 @@ class _Watch:
             return
         for found in learning_signal.look([*self._before, *self._scalars.since(0)]):
             self._warned = True
-            self._options.say(f"warning: after global step {global_steps}, {found.text}")
+            self._options.report(f"warning: after global step {global_steps}, {found.text}")
 
     def checkpoint_saved(self, step: int, global_steps: int) -> None:
         with self._options.part("seal"):
@@ -238,7 +238,7 @@ class _Watch:
                         },
                     },
                 )
-                # As upstream would, once told to go on.
+                # As upstream would, once asked to go on.
                 return np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0).tolist()
 
         # Upstream logs a reward under the name of its function.
@@ -260,9 +260,9 @@ class _Watch:
     def _not_finite(
         self, what: str, phase: str, name: str, arrays: Mapping[str, np.ndarray]
     ) -> None:
-        said = f"{what} is not finite in global step {self._global_step + 1}, {phase}"
+        text = f"{what} is not finite in global step {self._global_step + 1}, {phase}"
         if self._options.continue_on_nan:
-            self._options.say(f"{said}; going on")
+            self._options.report(f"{text}; going on")
             return
         path = self._kept.out / "not_finite" / f"{name}.npz"
         buffer = io.BytesIO()
@@ -271,7 +271,7 @@ class _Watch:
             path.parent.mkdir()
         files.write_whole(path, buffer.getvalue())
         raise errors.RunStopped(
-            f"{said}: the batch is in {path}; lower the learning rate or correct the reward in a "
+            f"{text}: the batch is in {path}; lower the learning rate or correct the reward in a "
             "new run, or go on from the last good checkpoint by --resume --continue-on-nan"
         )
 

@@ -18,7 +18,7 @@ WRONG = [
 ]
 # Where no defect is taken for granted, Tunix as installed is judged as patched Tunix is.
 WRONG_BESIDE_DEFECTS = [each for each in WRONG if each.values[0].defects]  # type: ignore[union-attr]
-# Defects under which a property has nothing left to refuse: what it looks at is not told
+# Defects under which a property has nothing left to refuse: what it looks at is not reported
 # at all, or the nucleus that a wrong one lacks is hardly one.
 NOTHING_ELSE_TO_SEE = {
     "cached-decode": {"sampler-log-probs-missing"},
@@ -52,11 +52,11 @@ def open_observations(mode: upstream.Mode) -> Iterator[Observations]:
 def assert_as_known(each: property_lib.Property, seen: Observations) -> None:
     """Hold unless a known issue is not fixed; then it breaks by just that."""
     observed, unfixed = seen.observe(each), seen.unfixed(each)
-    said = each.judge(observed)
+    output = each.judge(observed)
     if not unfixed:
-        assert said == []
+        assert output == []
     else:
-        assert said, f"{unfixed} no longer break it: these known issues can go"
+        assert output, f"{unfixed} no longer break it: these known issues can go"
         assert each.judge(observed, unfixed) == []
 
 

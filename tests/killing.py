@@ -259,8 +259,8 @@ def study(
     twin = folder / "twin"
     process = start(twin, folder, *assignments())
     seconds = timeline(twin, process)
-    if said := differences(twin, reference):
-        raise RuntimeError(f"two runs that were not killed differ: {said}")
+    if output := differences(twin, reference):
+        raise RuntimeError(f"two runs that were not killed differ: {output}")
     files = _files(reference) / 4  # of one of its four checkpoints
     rows: list[dict[str, Any]] = []
     hits: collections.Counter[str] = collections.Counter()
@@ -275,7 +275,7 @@ def study(
             continue
         torn = len(list((out / "checkpoints").glob("*/*.orbax-checkpoint-tmp*")))
         code = start(out, folder, "--resume").wait()
-        said = differences(out, reference) if code == 0 else [f"exit code {code}"]
+        output = differences(out, reference) if code == 0 else [f"exit code {code}"]
         hits[phase[0]] += 1
         rows.append(
             {
@@ -286,7 +286,7 @@ def study(
                 "resumed_at": json.loads((out / "result.json").read_text())["resumed_at"]
                 if code == 0
                 else None,
-                "differences": said,
+                "differences": output,
             }
         )
         print(json.dumps(rows[-1]), flush=True)

@@ -67,7 +67,7 @@ def check(**statuses: str) -> dict[str, Any]:
                 "status": status,
                 "tolerance": "1e-05 relative",
                 "statement": f"What {name} must be.",
-                "said": [] if status == "pass" else [f"{name}: 1 at [2], not 2"],
+                "output": [] if status == "pass" else [f"{name}: 1 at [2], not 2"],
             }
             for name, status in statuses.items()
         ],
@@ -133,7 +133,7 @@ def plan(peak: int = 20 * GIB, *, sweep: bool = True) -> dict[str, Any]:
                 "parts": parts,
             }
         ],
-        "walls": [
+        "largest_micro_batches": [
             {
                 "name": "actor_step",
                 "programs": ["actor_step"],
@@ -183,7 +183,7 @@ def bench() -> dict[str, Any]:
 
     return {
         "machine_info": {
-            "node": "a-name-that-is-nobody's",
+            "node": "a-name-of-no-machine",
             "python_version": "3.11.7",
             "cpu": {"brand_raw": "a processor", "count": 2},
         },

@@ -207,8 +207,8 @@ def test_wandb_without_a_key_ends_before_anything_is_run(wandb, capsys, tmp_path
 
 def test_wandb_that_is_not_installed_is_named(wandb, capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    said = refused(capsys, tmp_path)
-    assert "names wandb, which is not installed: pip install wandb, or leave wandb out" in said
+    output = refused(capsys, tmp_path)
+    assert "names wandb, which is not installed: pip install wandb, or leave wandb out" in output
 
 
 def test_a_login_that_fails_is_one_line_without_the_key(wandb, capsys, tmp_path, monkeypatch):
@@ -222,8 +222,8 @@ def test_a_login_that_fails_is_one_line_without_the_key(wandb, capsys, tmp_path,
 
 def test_a_server_that_does_not_answer_is_named(wandb, capsys, tmp_path):
     wandb.address = "http://127.0.0.1:9"
-    said = refused(capsys, tmp_path)
-    assert "cannot be reached (127.0.0.1: Connection refused): check the network" in said
+    output = refused(capsys, tmp_path)
+    assert "cannot be reached (127.0.0.1: Connection refused): check the network" in output
 
 
 def test_offline_needs_neither_key_nor_network(wandb, monkeypatch):

@@ -1,4 +1,4 @@
-"""What is timed: programs taken from a real step, one step at a time, told in JSON lines."""
+"""What is timed: programs taken from a real step, one step at a time, reported in JSON lines."""
 
 import io
 import json

@@ -238,7 +238,7 @@ def test_the_formats_of_older_orbax_are_read(older, written, weights, published,
 
 
 @pytest.mark.parametrize(
-    ("stored", "dtype", "said"),
+    ("stored", "dtype", "output"),
     [
         ("pytree-bfloat16", "float32", ["holds bfloat16, the model float32: no value changes"]),
         ("standard", "bfloat16", ["holds float32, the model bfloat16: rounded to 8 significant"]),
@@ -246,13 +246,13 @@ def test_the_formats_of_older_orbax_are_read(older, written, weights, published,
         ("pytree-bfloat16", "bfloat16", []),
     ],
 )
-def test_another_dtype_is_converted_and_reported(stored, dtype, said, written, weights, mesh):
+def test_another_dtype_is_converted_and_reported(stored, dtype, output, written, weights, mesh):
     lines: list[str] = []
     loaded = models.load_gemma(
         model_of(written / stored, f"model.dtype={dtype}"), mesh, lines.append
     )
-    assert len(lines) == len(said)
-    for line, part in zip(lines, said, strict=True):
+    assert len(lines) == len(output)
+    for line, part in zip(lines, output, strict=True):
         assert part in line
     for path, leaf in gemma.weights_of(loaded).items():
         want = weights[path]
@@ -262,7 +262,7 @@ def test_another_dtype_is_converted_and_reported(stored, dtype, said, written, w
         np.testing.assert_array_equal(np.asarray(leaf), want.astype(leaf.dtype))
 
 
-def test_a_conversion_is_a_warning_where_nobody_takes_the_line(written, mesh):
+def test_a_conversion_is_a_warning_where_no_callback_takes_the_line(written, mesh):
     with pytest.warns(UserWarning, match="the checkpoint holds bfloat16, the model float32"):
         models.load_gemma(model_of(written / "pytree-bfloat16"), mesh)
 
@@ -299,9 +299,9 @@ def test_a_vocabulary_padded_otherwise_is_refused_by_its_cure(stored, asked, mes
     checkpoint.write(gemma.weights_of(drawn), tmp_path / "gemma")
     with pytest.raises(HarnessError) as refused:
         checkpoint.read(model_of(tmp_path / "gemma", f"model.vocab_size={asked}"))
-    said = str(refused.value)
-    assert f"its vocabulary has {stored} rows, the recipe's {asked};" in said
-    cure = said.partition("--set ")[2]
+    output = str(refused.value)
+    assert f"its vocabulary has {stored} rows, the recipe's {asked};" in output
+    cure = output.partition("--set ")[2]
     loaded = models.load_gemma(model_of(tmp_path / "gemma", cure), mesh)
     assert models.checksum(loaded) == models.checksum(drawn)
 

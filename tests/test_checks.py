@@ -56,7 +56,7 @@ def test_every_fix_has_a_probe_and_a_property_or_a_reason_to_have_none():
         (True, False, EXACT),
     ],
 )
-def test_a_difference_is_told(got, want, tolerance):
+def test_a_difference_is_reported(got, want, tolerance):
     assert "this" in str(difference(Comparison("this", got, want), tolerance))
 
 
@@ -132,7 +132,7 @@ def test_a_reproduction_that_crashes_shows_nothing(monkeypatch):
     assert "no model" in found.output
 
 
-def test_a_fix_that_is_needed_no_more_is_told_loudly(monkeypatch):
+def test_a_fix_that_is_needed_no_more_is_reported_loudly(monkeypatch):
     present = tuple(name for name in upstream.present() if name != "noise-repeats")
     monkeypatch.setattr(upstream, "present", lambda: present)
     asked_of_another = conformance.check(only=["scored-transcripts"])

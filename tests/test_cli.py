@@ -47,13 +47,13 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
-def test_bad_input_gets_one_line_and_exit_code_two(arguments, said, capsys, tmp_path):
+@pytest.mark.parametrize(("arguments", "output"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_line_and_exit_code_two(arguments, output, capsys, tmp_path):
     names = {"out": tmp_path / "out", "file": tmp_path / "file"}
     names["file"].write_text("mine")
     code, out, err = call(capsys, *[each.format(**names) for each in arguments])
     assert code == 2
-    assert said.format(**names) in err
+    assert output.format(**names) in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "Traceback" not in out + err

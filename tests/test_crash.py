@@ -73,15 +73,15 @@ def test_every_command_ends_with_70_where_something_unforeseen_happens(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "output"),
     [
         (errors.HarnessError("no such\n  thing"), 2, "error: no such thing\n"),
         (errors.Terminated("stopped"), 143, "error: stopped\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_what_is_foreseen_has_its_own_code_and_no_report(error, code, said, capsys, tmp_path):
-    assert ended(failing(error), capsys) == (code, said)
+def test_what_is_foreseen_has_its_own_code_and_no_report(error, code, output, capsys, tmp_path):
+    assert ended(failing(error), capsys) == (code, output)
     assert reports(tmp_path) == []
 
 
@@ -280,9 +280,9 @@ def test_a_compilers_process_tells_a_crash_from_an_answer(error, known, tmp_path
         request = json.dumps({"job": job.to_dict()})
         worker.serve(Compiling(error), iter([request]), answers)  # type: ignore[arg-type]
         answers.seek(0)
-        told = json.loads(answers.read())
-    trace = told.pop("traceback", "")
-    assert told == known
+        answer = json.loads(answers.read())
+    trace = answer.pop("traceback", "")
+    assert answer == known
     assert ("AttributeError: no such name" in trace) == ("crash" in known)
 
 
@@ -298,7 +298,9 @@ def test_a_plan_that_crashes_is_not_one_that_does_not_fit(monkeypatch, tmp_path)
     (tmp_path / "click.py").write_text("raise ImportError('no click today')\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     monkeypatch.setattr(e2e.importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(errors.HarnessError, match="could not be told: error: this was not fores"):
+    with pytest.raises(
+        errors.HarnessError, match="could not be found out: error: this was not fores"
+    ):
         e2e.plan(recipe_lib.load("gemma3-1b"), "v6e-1", "patched")
 
 

@@ -384,7 +384,7 @@ def test_a_prepared_tfds_folder_is_read(source, cache_dir, tmp_path):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Send every download to a port that nobody listens on."""
+    """Send every download to a port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):

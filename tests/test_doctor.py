@@ -112,7 +112,7 @@ def test_the_harness_s_own_requirements_are_looked_at(monkeypatch, tmp_path):
         {"KAGGLE_USERNAME": SENTINEL, "KAGGLE_KEY": SENTINEL},
     ],
 )
-def test_credentials_in_the_environment_are_found_and_never_told(environment, monkeypatch):
+def test_credentials_in_the_environment_are_found_and_never_printed(environment, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     report = doctor.examine(GEMMA)
@@ -124,7 +124,7 @@ def test_credentials_in_the_environment_are_found_and_never_told(environment, mo
 
 
 @pytest.mark.parametrize("name", ["kaggle.json", "access_token", "access_token.txt"])
-def test_credentials_in_a_file_are_found_and_never_told(name, bare_home):
+def test_credentials_in_a_file_are_found_and_never_printed(name, bare_home):
     (bare_home / ".kaggle").mkdir()
     (bare_home / ".kaggle" / name).write_text(json.dumps({"username": "u", "key": SENTINEL}))
     assert check("kaggle credentials", GEMMA).status == "ok"
@@ -218,7 +218,7 @@ def test_the_trainer_is_not_imported():
     assert _in_a_new_process(program).strip() == "[]"
 
 
-def test_a_backend_that_is_not_there_is_told_without_a_traceback():
+def test_a_backend_that_is_not_there_is_reported_without_a_traceback():
     program = (
         "import json; from harness import doctor; print(json.dumps(doctor.examine().to_dict()))"
     )

@@ -139,12 +139,12 @@ def test_a_step_that_the_device_fails_says_which_weights_are_left(donated):
     step.jitted_fn = failing
     with pytest.raises(donation.StepFailed) as failure:
         step(X)
-    said = str(failure.value)
-    assert "RESOURCE_EXHAUSTED: out of HBM" in said
+    output = str(failure.value)
+    assert "RESOURCE_EXHAUSTED: out of HBM" in output
     if donated:
-        assert "are lost: go on from the last checkpoint by --resume" in said
+        assert "are lost: go on from the last checkpoint by --resume" in output
         return
-    assert "unchanged, those of optimizer step 0" in said
+    assert "unchanged, those of optimizer step 0" in output
     after = arrays(trainer.model, trainer.optimizer)
     assert all(np.array_equal(a, b) for a, b in zip(after, before, strict=True))
 

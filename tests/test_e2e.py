@@ -87,7 +87,7 @@ def test_the_recipe_is_the_references_unless_asked_otherwise():
     assert e2e.recipe_for(own, "tpu", 99) == own
 
 
-def test_what_is_missing_is_told_before_anything_is_downloaded(tmp_path):
+def test_what_is_missing_is_reported_before_anything_is_downloaded(tmp_path):
     recipe = recipe_lib.load("gemma3-1b", assignments=[f"data.source=jsonl:{tmp_path}"])
     with pytest.raises(HarnessError, match=r"no train.jsonl and test.jsonl in|credentials: none"):
         e2e.examine(recipe, force=True)
@@ -108,14 +108,14 @@ sys.exit(CODE)
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "output"),
     [
         (0, None),
         (1, r"does not fit v6e-1 \(train\)"),
-        (2, "whether the recipe fits v6e-1 could not be told: error: no libtpu"),
+        (2, "whether the recipe fits v6e-1 could not be found out: error: no libtpu"),
     ],
 )
-def test_the_plan_decides_before_anything_is_downloaded(code, said, monkeypatch, tmp_path):
+def test_the_plan_decides_before_anything_is_downloaded(code, output, monkeypatch, tmp_path):
     """`python -m harness plan` by its contract: exit codes, and the JSON that it writes."""
     package = tmp_path / "harness"
     package.mkdir()
@@ -125,12 +125,12 @@ def test_the_plan_decides_before_anything_is_downloaded(code, said, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(e2e.importlib.util, "find_spec", lambda name: name)
     recipe = recipe_lib.load("gemma3-1b")
-    if said is None:
+    if output is None:
         found = e2e.plan(recipe, "v6e-1", "patched")
         assert found is not None
         assert [each["name"] for each in found["phases"]] == ["rollout", "train"]
     else:
-        with pytest.raises(HarnessError, match=said):
+        with pytest.raises(HarnessError, match=output):
             e2e.plan(recipe, "v6e-1", "patched")
 
 

@@ -236,7 +236,7 @@ def scores_of(found: evaluation.Evaluation) -> list[float | None]:
             3 / 5,
             [5.0, -1.0, 5.0, 5.0, 0.0],
         ),
-        # Right and well-formed are told apart where both are worth the same.
+        # Right and well-formed are distinguished where both are worth the same.
         (["reward.format=1.0"], labelled, 3 / 5, [1.0, 1.0, 1.0, 1.0, 0.0]),
     ],
 )

@@ -96,7 +96,7 @@ def test_the_refusal_has_both_figures_and_what_would_fit():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "output"),
     [
         ((), "set model.dtype=bfloat16, which"),
         (
@@ -116,11 +116,11 @@ def test_the_refusal_has_both_figures_and_what_would_fit():
         ),
     ],
 )
-def test_the_first_change_that_fits_is_named(changes, said):
+def test_the_first_change_that_fits_is_named(changes, output):
     recipe = recipe_lib.load("gemma3-1b", assignments=changes)
     found = footprint.problem(recipe, of(footprint.of(recipe).total - 1))
     assert found is not None
-    assert said in found
+    assert output in found
 
 
 def device(platform: str, kind: str, limit: int | None) -> types.SimpleNamespace:
@@ -189,8 +189,8 @@ def test_run_refuses_before_it_makes_anything(capsys, tmp_path, monkeypatch):
         "gemma3-1b",
         assignments=["model.weights=random", "model.num_layers=2000", "data.source=arithmetic"],
     )
-    said = footprint.problem(recipe, of(24 * GIB))
-    assert (code, out, err) == (2, "", f"error: {said}; --force goes on all the same\n")
+    output = footprint.problem(recipe, of(24 * GIB))
+    assert (code, out, err) == (2, "", f"error: {output}; --force goes on all the same\n")
     assert not (tmp_path / "out").exists()
 
 

@@ -173,13 +173,13 @@ def test_turns_are_compared_within_a_turn():
 
 
 def test_wall_time_alone_fails_only_when_far_worse():
-    said = {}
+    output = {}
     for wall in (1.2, 1.6):
         pairs = [pair(arms_of(1.0), arms_of(wall + 0.001 * i)) for i in range(5)]
-        said[wall] = timing.findings(pairs, RULES, "cpu")[0]
-    assert said[1.2].verdict == Verdict.PASS
-    assert said[1.6].verdict == Verdict.FAIL
-    assert "+20" in said[1.2].text
+        output[wall] = timing.findings(pairs, RULES, "cpu")[0]
+    assert output[1.2].verdict == Verdict.PASS
+    assert output[1.6].verdict == Verdict.FAIL
+    assert "+20" in output[1.2].text
 
 
 def test_the_smallest_change_is_printed():
@@ -357,7 +357,7 @@ def test_other_conditions_are_not_comparable_and_named():
     (finding,) = found
     assert finding.verdict == Verdict.NOT_COMPARABLE
     assert "jax is 1" in finding.text
-    assert "chip is not told" in finding.text
+    assert "chip is not reported" in finding.text
 
 
 def test_nothing_measured_is_not_a_pass():
@@ -366,8 +366,8 @@ def test_nothing_measured_is_not_a_pass():
 
 
 def test_the_gravest_verdict_and_its_exit_code():
-    def code(*said):
-        return Report("a", "b", tuple(Finding("time", "x", each, "") for each in said)).exit_code
+    def code(*output):
+        return Report("a", "b", tuple(Finding("time", "x", each, "") for each in output)).exit_code
 
     assert worst(Verdict) == Verdict.FAIL
     assert code(Verdict.PASS) == 0
@@ -446,35 +446,35 @@ def test_benchmarks_are_read_with_their_conditions(tmp_path):
     assert found.seconds == {"test_values[float32-64]": [0.4, 0.5, 0.6]}
 
 
-def test_a_plan_gives_its_programs_and_the_wall(tmp_path):
+def test_a_plan_has_its_programs_and_the_largest_micro_batch(tmp_path):
     found = records.read(written(tmp_path, PLAN), FIGURES)
     assert found.exact["plan/values[16]"] == {"temp_bytes": 28, "flops": 32}
-    assert found.exact["plan/wall/values"] == {"wall_micro_batch": 16}
+    assert found.exact["plan/largest/values"] == {"largest_micro_batch": 16}
     assert found.conditions["packages.libtpu"] == "0.0.52"
     assert "packages.google-tunix" not in found.conditions
 
 
-def test_a_wall_that_comes_nearer_fails(tmp_path):
+def test_a_smaller_largest_micro_batch_fails(tmp_path):
     nearer = json.loads(json.dumps(PLAN))
     nearer["programs"][1] |= {"fits": False, "temp_bytes": None, "flops": None}
     old, new = (
         records.read(written(tmp_path, tree, name), FIGURES)
         for tree, name in ((PLAN, "old.json"), (nearer, "new.json"))
     )
-    said = {each.subject: each for each in exact.compare(old, new)}
-    assert "wall_micro_batch 16 -> 4" in said["plan/wall/values"].text
-    assert said["plan/wall/values"].text.startswith("worse")
-    assert said["plan/values[16]"].text.startswith("missing")
+    output = {each.subject: each for each in exact.compare(old, new)}
+    assert "largest_micro_batch 16 -> 4" in output["plan/largest/values"].text
+    assert output["plan/largest/values"].text.startswith("worse")
+    assert output["plan/values[16]"].text.startswith("missing")
 
 
-def test_a_wall_that_was_looked_for_counts_before_what_was_asked(tmp_path):
-    swept = {**PLAN, "walls": [{"name": "values", "compiles": 41, "refused": 42}]}
+def test_a_largest_micro_batch_that_was_searched_for_counts_before_what_was_asked(tmp_path):
+    swept = {**PLAN, "largest_micro_batches": [{"name": "values", "compiles": 41, "refused": 42}]}
     found = records.read(written(tmp_path, swept), FIGURES)
-    assert found.exact["plan/wall/values"] == {"wall_micro_batch": 41}
+    assert found.exact["plan/largest/values"] == {"largest_micro_batch": 41}
 
 
 @pytest.mark.parametrize(
-    ("tree", "said"),
+    ("tree", "output"),
     [
         ("not json", "is not JSON"),
         ("[1]", "holds no JSON object"),
@@ -490,11 +490,11 @@ def test_a_wall_that_was_looked_for_counts_before_what_was_asked(tmp_path):
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_a_file_of_another_kind_is_refused_by_name(tmp_path, tree, said):
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path, tree, output):
     path = written(tmp_path, tree)
     with pytest.raises(HarnessError) as refusal:
         records.read(path, FIGURES)
-    assert said in str(refusal.value)
+    assert output in str(refusal.value)
     assert str(path) in str(refusal.value)
 
 
@@ -537,7 +537,7 @@ def test_a_baseline_is_not_changed_without_a_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "output"),
     [
         ({"files": [pathlib.Path("a"), pathlib.Path("b"), pathlib.Path("c")]}, "3 files"),
         ({"against": "HEAD", "learning": [pathlib.Path("a")]}, "not several"),
@@ -545,8 +545,8 @@ def test_a_baseline_is_not_changed_without_a_reason(tmp_path):
         ({"update_baseline": True}, "--reason"),
     ],
 )
-def test_what_makes_no_sense_together_is_refused(asked, said):
-    with pytest.raises(HarnessError, match=said):
+def test_what_makes_no_sense_together_is_refused(asked, output):
+    with pytest.raises(HarnessError, match=output):
         command.run(**asked)
 
 
@@ -567,15 +567,15 @@ def test_the_command_writes_what_it_says_and_exits_as_it_answers(tmp_path, capsy
     worse["programs"][0]["flops"] = 9
     new = written(tmp_path, worse, "new.json")
     given = ["gate", str(old), str(new)]
-    kept = [f"--json={tmp_path / 'said.json'}", f"--markdown={tmp_path / 'said.md'}"]
+    kept = [f"--json={tmp_path / 'output.json'}", f"--markdown={tmp_path / 'output.md'}"]
     with pytest.raises(SystemExit) as ended:
         cli.main([*given, *kept])
     assert ended.value.code == 1
-    said = json.loads((tmp_path / "said.json").read_text())
-    assert said["schema"] == "tunix-ppo-harness/gate/1"
-    assert said["verdict"] == "FAIL"
-    assert said["tiers"] == {"exact": "FAIL"}
-    assert (tmp_path / "said.md").read_text() == capsys.readouterr().out
+    output = json.loads((tmp_path / "output.json").read_text())
+    assert output["schema"] == "tunix-ppo-harness/gate/1"
+    assert output["verdict"] == "FAIL"
+    assert output["tiers"] == {"exact": "FAIL"}
+    assert (tmp_path / "output.md").read_text() == capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         cli.main(["gate", str(old), str(tmp_path / "none.json")])
     assert ended.value.code == 2
@@ -695,7 +695,7 @@ def test_a_reference_is_what_was_written(tmp_path):
 
 def test_runs_that_are_not_of_one_recipe_or_of_one_seed_are_refused(tmp_path):
     first = written(tmp_path, run_json(0, 0.5), "0.json")
-    for tree, said in (
+    for tree, output in (
         (run_json(1, 0.5, batch=2), "recipe.batch"),
         (run_json(0, 0.6), "same seed"),
         ({"schema": "tunix-ppo-harness/result/9"}, "result/9"),
@@ -703,7 +703,7 @@ def test_runs_that_are_not_of_one_recipe_or_of_one_seed_are_refused(tmp_path):
         ({**run_json(1, 0.5), "steps": [{"step": 1}]}, "without a finite reward"),
         ({**run_json(1, 0.5), "trained": {}}, "of kind run, but trained.accuracy"),
     ):
-        with pytest.raises(HarnessError, match=said):
+        with pytest.raises(HarnessError, match=output):
             learning.from_results([first, written(tmp_path, tree, "1.json")])
 
 
@@ -777,9 +777,9 @@ needs_two_cores = pytest.mark.skipif(
 @needs_two_cores
 def test_real_processes_that_do_the_same_raise_no_alarm(tmp_path):
     report = runner.against(arm(tmp_path, "baseline"), arm(tmp_path, "candidate"), PLAN_OF_TEST)
-    said = {each.tier: each.verdict for each in report.findings}
-    assert said["exact"] == Verdict.PASS
-    assert said["time"] != Verdict.FAIL
+    output = {each.tier: each.verdict for each in report.findings}
+    assert output["exact"] == Verdict.PASS
+    assert output["time"] != Verdict.FAIL
     assert len(report.evidence["time"]["pairs"]) in RULES_OF_TEST.looks
     json.dumps(report.to_dict())
 
@@ -788,12 +788,12 @@ def test_real_processes_that_do_the_same_raise_no_alarm(tmp_path):
 def test_real_work_that_was_injected_is_caught(tmp_path):
     slow = arm(tmp_path, "candidate", "passes = 30")
     report = runner.against(arm(tmp_path, "baseline"), slow, PLAN_OF_TEST)
-    said = {each.tier: each for each in report.findings}
-    assert said["time"].verdict == Verdict.FAIL
-    assert said["exact"].verdict == Verdict.FAIL
+    output = {each.tier: each for each in report.findings}
+    assert output["time"].verdict == Verdict.FAIL
+    assert output["exact"].verdict == Verdict.FAIL
     assert report.exit_code == 1
     # Half as much again, plus what a call costs besides; noise of a few percent.
-    assert 1.3 < said["time"].figures["ratio"] < 1.7
+    assert 1.3 < output["time"].figures["ratio"] < 1.7
 
 
 def test_short_benchmarks_take_more_turns_and_long_ones_the_fewest():
@@ -849,7 +849,7 @@ def test_an_arm_that_says_nothing_is_given_up(tmp_path):
     silent = arm(tmp_path, "baseline", "sys.stdin.read()")
     with (
         arms.Process(silent, [arms.WORKER, "serve"], timeout=0.2) as process,
-        pytest.raises(arms.ArmFailedError, match="said nothing for"),
+        pytest.raises(arms.ArmFailedError, match="output nothing for"),
     ):
         process.wait()
 
@@ -886,7 +886,7 @@ def git(folder, *arguments):
 @pytest.fixture
 def checkout(tmp_path):
     root = stand_in(tmp_path / "checkout", "passes = 20")
-    for part in arms.RULER[1:]:
+    for part in arms.MEASUREMENT_CODE[1:]:
         place = root / part
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("") if part.endswith(".py") else place.mkdir()
@@ -911,10 +911,10 @@ def test_a_worktree_with_changes_is_refused_unless_asked_for(checkout):
     assert "uncommitted" in arms.candidate(checkout, dirty=True).label
 
 
-def test_the_other_arm_has_the_old_code_and_the_new_ruler(checkout, monkeypatch):
+def test_the_other_arm_has_the_old_code_and_the_new_measurement_code(checkout, monkeypatch):
     old = git(checkout, "rev-parse", "HEAD")
     (checkout / "harness" / "judged.py").write_text("new = True\n")
-    (checkout / "harness" / "bench" / "worker.py").write_text("ruler = 2\n")
+    (checkout / "harness" / "bench" / "worker.py").write_text("measured = 2\n")
     (checkout / "constraints.txt").write_text("jax==1.1\nnumpy==2.0\n")
     git(checkout, "add", "-A")
     git(checkout, "commit", "-qm", "second")
@@ -926,7 +926,7 @@ def test_the_other_arm_has_the_old_code_and_the_new_ruler(checkout, monkeypatch)
     here = arms.candidate(checkout)
     with arms.against(old, here, checkout / "none") as other:
         assert not (other.root / "harness" / "judged.py").exists()
-        assert (other.root / "harness" / "bench" / "worker.py").read_text() == "ruler = 2\n"
+        assert (other.root / "harness" / "bench" / "worker.py").read_text() == "measured = 2\n"
         assert other.commit == old
         tree = other.root
     assert not tree.exists()
@@ -1007,10 +1007,10 @@ def test_a_program_from_the_cache_is_no_compile(tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
-    assert said.stdout.split() == ["1", "0", "0", "1"]
+    assert output.stdout.split() == ["1", "0", "0", "1"]
 
 
 def test_the_roofline_is_the_slower_of_the_two_ceilings():

@@ -28,7 +28,7 @@ SECRET = "sesame-4711"
 
 
 class Kaggle(http.server.BaseHTTPRequestHandler):
-    """Answers as Kaggle does, or with the status it is told; it repeats credentials in errors."""
+    """Answers as Kaggle does, or with the status it is given; it repeats credentials in errors."""
 
     status = 200
     model: pathlib.Path | None = None
@@ -109,8 +109,8 @@ def refused(capsys, tmp_path, *options: str) -> str:
 
 def test_no_credentials(server, capsys, tmp_path):
     server.status = 403
-    said = refused(capsys, tmp_path)
-    assert "needs Kaggle credentials and there are none: set KAGGLE_API_TOKEN" in said
+    output = refused(capsys, tmp_path)
+    assert "needs Kaggle credentials and there are none: set KAGGLE_API_TOKEN" in output
 
 
 @pytest.mark.parametrize(
@@ -131,13 +131,13 @@ def test_a_refusal_has_a_line_of_its_own_without_credentials(
 
 
 def test_no_network(credentials, capsys, tmp_path, monkeypatch):
-    # A port that nobody listens at.
+    # A port on which nothing listens.
     monkeypatch.setitem(
         kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, "http://127.0.0.1:9"
     )
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "hub"))
-    said = refused(capsys, tmp_path)
-    assert "Kaggle cannot be reached (127.0.0.1: Connection refused): check the network" in said
+    output = refused(capsys, tmp_path)
+    assert "Kaggle cannot be reached (127.0.0.1: Connection refused): check the network" in output
 
 
 def test_no_room(server, credentials, capsys, tmp_path, monkeypatch):

@@ -70,21 +70,21 @@ def test_a_gradient_that_is_always_zero_is_reported():
 
 
 def test_it_is_said_once_after_a_few_batches(folder):
-    said: list[str] = []
+    output: list[str] = []
     recorded = Recorded([])
-    options = training.Options(say=said.append)
+    options = training.Options(report=output.append)
     watch = training._Watch(folder, recorded, options)  # type: ignore[arg-type]
     for step in range(5):
         recorded.figures += figures(*[FLAT] * (step + 1))[3 * step :]
         watch.batch_ended(step + 1)
-        assert len(said) == (step + 1 >= learning_signal.PATIENCE)
-    assert said[0].startswith("warning: after global step 3, in 3 of 3 batch(es) all sequences")
+        assert len(output) == (step + 1 >= learning_signal.PATIENCE)
+    assert output[0].startswith("warning: after global step 3, in 3 of 3 batch(es) all sequences")
 
 
 def test_a_resumed_run_counts_the_batches_before(folder):
-    said: list[str] = []
-    options = training.Options(say=said.append)
+    output: list[str] = []
+    options = training.Options(report=output.append)
     recorded = Recorded(figures(*[FLAT] * 3)[6:])
     watch = training._Watch(folder, recorded, options, figures(FLAT, FLAT))  # type: ignore[arg-type]
     watch.batch_ended(3)
-    assert len(said) == 1
+    assert len(output) == 1

@@ -31,7 +31,7 @@ def own_listeners(monkeypatch):
 
 @pytest.fixture
 def durations(own_listeners):
-    """Durations of compilations, as a listener of the test's own hears them."""
+    """Durations of compilations, as a listener of the test's own records them."""
     durations: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:

@@ -87,8 +87,8 @@ def test_a_host_that_accepts_is_reachable(listener):
 
 
 def test_a_closed_port_and_an_unknown_name_are_not(closed, monkeypatch):
-    said = network.unreachable(f"http://127.0.0.1:{closed}/file")
-    assert said == "127.0.0.1: Connection refused"
+    output = network.unreachable(f"http://127.0.0.1:{closed}/file")
+    assert output == "127.0.0.1: Connection refused"
 
     def unknown(*arguments: object, **options: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -138,9 +138,9 @@ def test_a_proxy_is_asked_in_place_of_the_host_and_its_password_stays_hidden(
     assert listener.requests[-1].startswith(b"CONNECT nowhere.invalid:443 ")
     assert b"Proxy-Authorization: Basic" in listener.requests[-1]
     monkeypatch.setenv("https_proxy", f"http://ali:sesame@127.0.0.1:{refusing.port}")
-    said = network.unreachable(url) or ""
-    assert said.startswith(f"the proxy 127.0.0.1:{refusing.port}: ")
-    assert "407 Proxy Authentication Required" in said
+    output = network.unreachable(url) or ""
+    assert output.startswith(f"the proxy 127.0.0.1:{refusing.port}: ")
+    assert "407 Proxy Authentication Required" in output
     monkeypatch.setenv("https_proxy", f"http://ali:sesame@127.0.0.1:{closed}")
     assert network.unreachable(url) == f"the proxy 127.0.0.1:{closed}: Connection refused"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -211,7 +211,7 @@ def test_the_command_looks_before_it_loads_anything(closed, tmp_path, monkeypatc
         "    print(sorted(heavy))\n"
     )
     options = ("--preset", "gemma3-1b", "--checkpoint", "here", "--out", str(tmp_path / "out"))
-    for given, said in (
+    for given, output in (
         (("--data", "tfds"), "GSM8K is not in"),
         (("--data", "arithmetic", "--checkpoint", f"kaggle:{HANDLE}"), "Kaggle cannot be reached"),
     ):
@@ -224,5 +224,5 @@ def test_the_command_looks_before_it_loads_anything(closed, tmp_path, monkeypatc
         assert (ended.returncode, ended.stdout) == (2, "[]\n"), ended.stderr
         assert ended.stderr.count("\n") == 1
         assert ended.stderr.startswith("error: ")
-        assert said in ended.stderr
+        assert output in ended.stderr
         assert not (tmp_path / "out").exists()

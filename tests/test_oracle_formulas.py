@@ -589,7 +589,7 @@ def test_without_a_real_token_everything_is_zero_and_the_ratio_one():
         assert not np.any(found), name
 
 
-# The wall around the oracle.
+# What the oracle imports.
 
 _LOADED = """
 import importlib, json, pkgutil, sys

@@ -98,7 +98,7 @@ def test_a_generation_of_another_name_must_be_complete():
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "output"),
     [
         ("evaluation.generations.standard.heat=1", "standard.heat: no such field"),
         ("evaluation.generations.standard.top_p=2", "standard.top_p: Input should be less"),
@@ -106,10 +106,10 @@ def test_a_generation_of_another_name_must_be_complete():
         ("evaluation.generations=3", "evaluation.generations: Input should be an object"),
     ],
 )
-def test_what_is_no_change_of_a_generation_is_refused(assignment, said):
+def test_what_is_no_change_of_a_generation_is_refused(assignment, output):
     with pytest.raises(HarnessError) as refused:
         recipe_lib.load("tiny", assignments=[assignment])
-    assert said in str(refused.value)
+    assert output in str(refused.value)
 
 
 def test_a_recipe_made_in_python_and_read_back_is_the_same():

@@ -111,7 +111,7 @@ def test_what_a_trainer_receives_of_a_sequence_is_all_of_one_sequence(trace, rol
     per_batch = len(updates) // len(trace.groups)
     for number, group in enumerate(trace.groups):
         rows = {key_of(group.example, row): row for row in range(16)}
-        assert len(rows) == 16  # no two are alike, so that identity can be told
+        assert len(rows) == 16  # no two are alike, so that each can be identified
         mine = updates[number * per_batch : (number + 1) * per_batch]
         used = []
         for update in mine:

@@ -148,16 +148,16 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(finished_run):
 
 
 def test_a_run_did_what_the_account_said(finished_run):
-    said, did = finished_run.result.account, finished_run.json
-    assert len(did["steps"]) == said.global_steps
-    assert did["checkpoint_step"] == said.optimizer_steps
-    assert did["baseline"]["total"] == said.test_problems
+    output, did = finished_run.result.account, finished_run.json
+    assert len(did["steps"]) == output.global_steps
+    assert did["checkpoint_step"] == output.optimizer_steps
+    assert did["baseline"]["total"] == output.test_problems
     kept = sorted(
         int(folder.name)
         for folder in (finished_run.out / "checkpoints" / "actor").iterdir()
         if folder.name.isdigit()
     )
-    assert tuple(kept) == said.checkpoints_kept
+    assert tuple(kept) == output.checkpoints_kept
 
 
 def _fresh_actor(recipe: recipe_lib.Recipe):

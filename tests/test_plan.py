@@ -107,7 +107,7 @@ def test_a_program_that_fits_alone_may_not_fit_beside_the_rest(planned):
 
 def test_a_sweep_finds_the_largest_micro_batches_and_sizes(planned):
     plan = make_plan(planned, 2_000_000, 50_000, sweep=True)
-    for each in plan["walls"]:
+    for each in plan["largest_micro_batches"]:
         given = programs.arguments_of(each["programs"][0])
         size = sum(one.bytes for one in programs.resident(planned) if one.name in given) + 4096
         assert each["compiles"] == (2_000_000 - size) // 50_000
@@ -122,8 +122,8 @@ def test_a_sweep_finds_the_largest_micro_batches_and_sizes(planned):
 def test_a_sweep_that_no_size_satisfies_says_so(planned):
     plan = make_plan(planned, 100_000, 10**6, sweep=True)
     assert not plan["fits"]
-    assert [each["compiles"] for each in plan["walls"]] == [0] * 5
-    assert [each["refused"] for each in plan["walls"]] == [1] * 5
+    assert [each["compiles"] for each in plan["largest_micro_batches"]] == [0] * 5
+    assert [each["refused"] for each in plan["largest_micro_batches"]] == [1] * 5
     assert len(plan["recommendation"]["nothing_fits"]) == 3
     assert all(each["refused"]["message"] == "too large" for each in plan["programs"])
 
@@ -144,14 +144,14 @@ def test_a_changed_byte_is_a_regression_only_for_equal_versions(planned):
     new = json.loads(json.dumps(old))
     assert regression.verdict(old, new) == (True, ["every byte as committed"])
     new["programs"][2]["temp_bytes"] += 1
-    good, said = regression.verdict(old, new)
+    good, output = regression.verdict(old, new)
     assert not good
-    assert any("temp_bytes 4,000 became 4,001" in line for line in said)
+    assert any("temp_bytes 4,000 became 4,001" in line for line in output)
     new["versions"] = {**new["versions"], "jax": "0.0.1"}
-    good, said = regression.verdict(old, new)
+    good, output = regression.verdict(old, new)
     assert good
-    assert "jax" in said[0]
-    assert any("became 4,001" in line for line in said)
+    assert "jax" in output[0]
+    assert any("became 4,001" in line for line in output)
 
 
 def test_the_picture_shows_every_phase_and_the_limit(planned):
@@ -182,9 +182,9 @@ def run(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str]:
 
 def test_without_the_compiler_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr(store, "versions", lambda: {"libtpu": None})
-    code, said = run(monkeypatch, capsys)
+    code, output = run(monkeypatch, capsys)
     assert code == 2
-    assert "tunix-ppo-harness[tpu-compiler]" in said
+    assert "tunix-ppo-harness[tpu-compiler]" in output
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch, capsys):
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_one_line(monkeypatch, capsys, arguments, words):
-    code, said = run(monkeypatch, capsys, *arguments)
+    code, output = run(monkeypatch, capsys, *arguments)
     assert code == 2
-    assert said.count("\n") == 1
-    assert all(word in said for word in words)
+    assert output.count("\n") == 1
+    assert all(word in output for word in words)
 
 
 # One program, compiled for a TPU.

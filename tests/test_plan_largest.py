@@ -44,7 +44,7 @@ def test_a_line_that_leads_astray_is_not_followed_size_by_size():
 
     def judge(sequences):
         asked.append(sequences)
-        # What is refused takes hardly more than there is, far beyond the wall too.
+        # What is refused takes hardly more than there is, far beyond the largest that fits too.
         return largest.Verdict(
             sequences <= 700, 40 * sequences if sequences <= 700 else 32_000 + sequences
         )

@@ -190,10 +190,10 @@ def test_a_critic_by_lora_is_explained_field_by_field():
     changed = {text.split("=")[0] for text in row["assignments"]}
     assert {"critic.lora.rank", "critic.lora.alpha", "critic.lora.modules"} <= changed
     effect = next(each.effect for each in changes.CHANGES if each.name == "lora-critic")
-    for text, said in advice.explained(
+    for text, output in advice.explained(
         {**plan["recommendation"], "assignments": row["assignments"]}, row
     ):
-        assert (said == effect) == text.startswith("critic.lora")
+        assert (output == effect) == text.startswith("critic.lora")
 
 
 def test_nothing_fits_is_said_with_the_nearest_and_the_bytes_that_lack():
@@ -456,10 +456,10 @@ def run(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str]:
 def test_what_cannot_be_recommended_is_refused_in_one_line(
     monkeypatch, capsys, tmp_path, arguments, words
 ):
-    code, said = run(monkeypatch, capsys, *(each.format(folder=tmp_path) for each in arguments))
+    code, output = run(monkeypatch, capsys, *(each.format(folder=tmp_path) for each in arguments))
     assert code == 2
-    assert said.count("\n") == 1
-    assert all(word in said for word in words)
+    assert output.count("\n") == 1
+    assert all(word in output for word in words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -498,7 +498,7 @@ def test_the_command_writes_a_recipe_or_says_that_nothing_fits(
 )
 def test_a_committed_recommendation_is_a_recipe_with_what_its_head_says(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#   ")]
-    said = [line.strip("# ").partition(":")[0] for line in head if "=" in line.partition(":")[0]]
-    assert said
+    output = [line.strip("# ").partition(":")[0] for line in head if "=" in line.partition(":")[0]]
+    assert output
     found = recipe_lib.load("gemma3-1b", toml=str(path))
-    assert found == recipe_lib.load("gemma3-1b", assignments=said)
+    assert found == recipe_lib.load("gemma3-1b", assignments=output)

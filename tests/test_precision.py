@@ -273,7 +273,7 @@ def surprises(recipe: recipe_lib.Recipe) -> dict[str, str]:
     return {each.id: each.text for each in accounting.account(recipe).surprises}
 
 
-SAID = {
+MESSAGES = {
     "actor-updates-lost": ["precision.trained=bfloat16"],
     "critic-updates-lost": ["precision.trained=bfloat16"],
     "moments-do-not-decay": ["precision.moments=bfloat16"],
@@ -282,7 +282,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize(("surprise", "cause"), SAID.items())
+@pytest.mark.parametrize(("surprise", "cause"), MESSAGES.items())
 def test_a_warning_comes_with_its_cause_and_not_with_bfloat16_alone(surprise, cause):
     assert surprise not in surprises(recipe_lib.load("gemma3-1b", assignments=BF16))
     assert surprise in surprises(recipe_lib.load("gemma3-1b", assignments=cause))

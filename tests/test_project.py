@@ -1,4 +1,4 @@
-"""The walls between the rooms, the pinned set, and what no file may hold."""
+"""The borders between the rooms, the pinned set, and what no file may hold."""
 
 import ast
 import functools
@@ -71,12 +71,12 @@ def test_what_is_reached_through_others_is_seen():
 
 
 def test_only_upstream_knows_the_trainer():
-    through_the_wall = {
+    past_the_largest = {
         name: sorted(each for each in names if under(each, "tunix.rl"))
         for name, names in modules().items()
         if not under(name, "harness.upstream")
     }
-    assert {name: each for name, each in through_the_wall.items() if each} == {}
+    assert {name: each for name, each in past_the_largest.items() if each} == {}
 
 
 def test_the_oracle_rests_on_numpy_alone():

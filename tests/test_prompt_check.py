@@ -46,10 +46,10 @@ def test_the_presets_own_prompts_pass(preset):
 def test_what_looks_like_a_special_token_and_is_none_is_refused_and_shown_as_pieces(text):
     with pytest.raises(HarnessError) as refusal:
         check(f"{text}{recipes.TEMPLATE}")
-    said = str(refusal.value)
-    assert said.startswith(f"data.prompt holds {text}, which looks like a special token and is")
-    assert f"{len(BUILTIN.encode(text))} pieces of text" in said
-    assert "the first prompt as pieces: <bos> " in said
+    output = str(refusal.value)
+    assert output.startswith(f"data.prompt holds {text}, which looks like a special token and is")
+    assert f"{len(BUILTIN.encode(text))} pieces of text" in output
+    assert "the first prompt as pieces: <bos> " in output
     with pytest.raises(HarnessError, match=r"data\.system_prompt holds "):
         check(system_prompt=f"Be kind. {text}")
 
@@ -154,9 +154,9 @@ def test_the_preview_is_of_the_first_line_of_local_files(tmp_path):
 
 def test_account_prints_the_first_prompt_and_writes_it(capsys, tmp_path):
     path = tmp_path / "account.json"
-    code, said, _ = call(capsys, "account", "--json", path)
+    code, output, _ = call(capsys, "account", "--json", path)
     assert code == 0
-    assert "First prompt: <bos> <start_of_turn> user" in said
+    assert "First prompt: <bos> <start_of_turn> user" in output
     assert json.loads(path.read_text())["prompt"]["status"] == "ok"
-    _, said, _ = call(capsys, "account", "--set", "data.prompt={question}")
-    assert "First prompt (warn): data.prompt does not end where the model's turn begins" in said
+    _, output, _ = call(capsys, "account", "--set", "data.prompt={question}")
+    assert "First prompt (warn): data.prompt does not end where the model's turn begins" in output

@@ -151,11 +151,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("assignment", "said"), REFUSED.items())
-def test_a_value_against_the_rules_is_refused_by_field_and_rule(assignment, said):
+@pytest.mark.parametrize(("assignment", "output"), REFUSED.items())
+def test_a_value_against_the_rules_is_refused_by_field_and_rule(assignment, output):
     with pytest.raises(HarnessError) as caught:
         recipe_lib.load("tiny", assignments=[assignment])
-    assert said in str(caught.value)
+    assert output in str(caught.value)
 
 
 def test_the_rules_hold_for_recipes_made_in_python_too():

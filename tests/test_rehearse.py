@@ -129,11 +129,11 @@ def test_other_weights_than_were_written_and_too_much_time_are_wrong(finished_ru
 
 def test_a_process_that_grows_past_the_limit_ends_with_a_word():
     parts = parts_lib.Parts()
-    said: list[str] = []
+    output: list[str] = []
     ended = threading.Event()
 
     def end(message: str) -> None:
-        said.append(message)
+        output.append(message)
         ended.set()
 
     with (
@@ -142,13 +142,13 @@ def test_a_process_that_grows_past_the_limit_ends_with_a_word():
         rehearse.ended_beyond(2**30, parts, resident=lambda: 2**31, end=end),
     ):
         assert ended.wait(60)
-    assert said == [
+    assert output == [
         "the rehearsal holds 2.00 GiB in rehearsal > train, more than the 1.00 GiB that it may: "
         "give it more by --max-gib, or fewer layers by --set model.num_layers=N"
     ]
     with rehearse.ended_beyond(2**30, parts, resident=lambda: 2**29, end=end):
         pass
-    assert len(said) == 1
+    assert len(output) == 1
 
 
 def test_what_is_only_held_by_the_allocator_is_given_back_before_a_rehearsal_is_ended():

@@ -127,7 +127,7 @@ def test_every_figure_tells_how_it_came_to_be(whole):
     assert set.union(*figures) == set(page.BASES)
 
 
-def test_every_chart_has_words_for_who_cannot_see_it(whole):
+def test_every_chart_has_a_text_alternative(whole):
     drawings = [given for tag, given in parsed(whole).tags if tag == "svg"]
     assert drawings
     assert all(given["role"] == "img" and len(given["aria-label"]) > 10 for given in drawings)
@@ -186,7 +186,7 @@ MISSING = {
 @pytest.mark.parametrize("kind", samples.ALL)
 def test_what_is_not_given_is_said_to_be_missing(kind, tmp_path):
     text = made(tmp_path, a=samples.ALL[kind]()).text
-    assert [name for name, said in MISSING.items() if said not in text] == [kind]
+    assert [name for name, output in MISSING.items() if output not in text] == [kind]
 
 
 PARTS = {
@@ -206,9 +206,9 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize(("make", "said"), PARTS.values(), ids=PARTS)
-def test_a_part_that_a_result_lacks_is_said_to_be_missing(make, said, tmp_path):
-    assert said in made(tmp_path, a=make()).text
+@pytest.mark.parametrize(("make", "output"), PARTS.values(), ids=PARTS)
+def test_a_part_that_a_result_lacks_is_said_to_be_missing(make, output, tmp_path):
+    assert output in made(tmp_path, a=make()).text
 
 
 def test_a_reward_that_is_not_finite_breaks_the_curve_and_is_counted(tmp_path):
@@ -219,9 +219,9 @@ def test_a_reward_that_is_not_finite_breaks_the_curve_and_is_counted(tmp_path):
 
 
 def test_a_run_that_was_interrupted_says_so(tmp_path):
-    said = "resumed from optimizer step 40"
-    assert said in made(tmp_path, a=samples.run() | {"resumed_at": 40}).text
-    assert said not in made(tmp_path, a=samples.run()).text
+    output = "resumed from optimizer step 40"
+    assert output in made(tmp_path, a=samples.run() | {"resumed_at": 40}).text
+    assert output not in made(tmp_path, a=samples.run()).text
 
 
 def test_the_largest_size_is_drawn_on_memory_and_on_time(tmp_path):
@@ -336,8 +336,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("texts", "arguments", "said"), BAD.values(), ids=BAD)
-def test_bad_input_gets_one_line_and_no_page(texts, arguments, said, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("texts", "arguments", "output"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_line_and_no_page(
+    texts, arguments, output, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     for name, text in texts.items():
         (tmp_path / f"{name}.json").write_text(text)
@@ -345,7 +347,7 @@ def test_bad_input_gets_one_line_and_no_page(texts, arguments, said, tmp_path, c
         cli.main(["report", *arguments, "--out", "page.html"])
     out, err = capsys.readouterr()
     assert ended.value.code == 2
-    assert said in err
+    assert output in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "Traceback" not in out + err

@@ -19,7 +19,8 @@ def drawn(text: str) -> ElementTree.Element:
 
 def bars(width: float, *values: float, limit: float = 10.0, name: str = "a") -> str:
     rows = [
-        charts.Bar(name, (charts.Segment("all", value, "k0"),), f"{value} said") for value in values
+        charts.Bar(name, (charts.Segment("all", value, "k0"),), f"{value} output")
+        for value in values
     ]
     rule = charts.Rule(limit, "the limit")
     return charts.bars(rows, GIB, label="some bars", width=width, limit=rule)
@@ -46,7 +47,7 @@ def test_the_limit_is_drawn_where_the_axis_says(width):
     (rule,) = paths(text, "no")
     # A bar as large as the limit ends on it; drawings are rounded to 0.1.
     assert max(x for x, _ in bar) == pytest.approx(rule[0][0], abs=0.2)
-    assert {"the limit", "10.0 said", "a", "GiB"} <= set(words(text))
+    assert {"the limit", "10.0 output", "a", "GiB"} <= set(words(text))
 
 
 def test_what_is_written_at_the_end_of_a_bar_does_not_lie_on_the_limit():
@@ -55,8 +56,8 @@ def test_what_is_written_at_the_end_of_a_bar_does_not_lie_on_the_limit():
     }
     ends = [max(x for x, _ in bar) for bar in paths(bars(1040, 2.0, 9.8), "k0")]
     ((limit, _), *_), *_ = paths(bars(1040, 2.0, 9.8), "no")
-    assert places["2.0 said"] == pytest.approx(ends[0] + 7, abs=1)
-    assert ends[1] < limit < places["9.8 said"]
+    assert places["2.0 output"] == pytest.approx(ends[0] + 7, abs=1)
+    assert ends[1] < limit < places["9.8 output"]
 
 
 @pytest.mark.parametrize("width", [1040, 350])
@@ -122,7 +123,7 @@ def test_every_colour_of_a_chart_is_in_the_style():
 
 
 @pytest.mark.parametrize(
-    ("write", "value", "said"),
+    ("write", "value", "output"),
     [
         (forms.number, 1234567, "1,234,567"),
         (forms.number, 0.0456, "0.0456"),
@@ -137,8 +138,8 @@ def test_every_colour_of_a_chart_is_in_the_style():
         (forms.size, 512, "512 B"),
     ],
 )
-def test_figures_are_written_short(write, value, said):
-    assert write(value) == said
+def test_figures_are_written_short(write, value, output):
+    assert write(value) == output
 
 
 def test_a_rolling_mean_passes_over_what_is_not_known():

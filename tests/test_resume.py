@@ -101,25 +101,25 @@ def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
     once = functools.cache(functools.partial(os.kill, os.getpid(), signal.SIGTERM))
     with monkeypatch.context() as patch:
         at(patch, "train", 2, once)
-        code, said, err = call(capsys, "run", "--resume", "--out", out)
+        code, output, err = call(capsys, "run", "--resume", "--out", out)
     assert code == 143
     assert err.splitlines()[-1] == f"error: stopped as asked; go on with: run --resume --out {out}"
-    said = " ".join(said.split())
+    output = " ".join(output.split())
     refused = f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: it is not of this"
-    assert refused in said
-    assert "training goes on from optimizer step 2" in said
+    assert refused in output
+    assert "training goes on from optimizer step 2" in output
     assert (out / "refused" / f"actor-{LAST}").is_dir()
     assert upstream.latest(out, whose(out).id).step == LAST
-    # To its end, and it is told.
-    code, said, err = call(capsys, "run", "--resume", "--require-gain", "--out", out)
+    # To its end, and it is reported.
+    code, output, err = call(capsys, "run", "--resume", "--require-gain", "--out", out)
     assert (code, err) == (int(not finished_run.result.gained), "")
     for words in ("before PPO", "after PPO", f"(patched); fixes: {finished_run.result.fixes[0]}"):
-        assert words in " ".join(said.split())
+        assert words in " ".join(output.split())
     assert killing.differences(out, finished_run.out) == []
     # Complete: nothing is done again.
     before = (out / "result.json").read_bytes()
-    code, said, _ = call(capsys, "run", "--resume", "--out", out)
-    assert (code, "is complete" in " ".join(said.split())) == (0, True)
+    code, output, _ = call(capsys, "run", "--resume", "--out", out)
+    assert (code, "is complete" in " ".join(output.split())) == (0, True)
     assert (out / "result.json").read_bytes() == before
 
 
@@ -164,7 +164,9 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
         play(batches=1, directory=tmp_path / "other")
 
 
-def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, capsys, monkeypatch):
+def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_reported(
+    tmp_path, capsys, monkeypatch
+):
     out = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     save = cluster_lib.EngineCluster.save_checkpoints
@@ -189,7 +191,7 @@ def test_a_write_that_fails_in_the_middle_of_a_checkpoint_is_told(tmp_path, caps
     assert not (out / "result.json").exists()
 
 
-def test_figures_that_tensorboard_cannot_write_stop_a_run_and_nobody_waits_for_ever(tmp_path):
+def test_figures_that_tensorboard_cannot_write_stop_a_run_that_does_not_hang(tmp_path):
     backend = tensorboard_backend.TensorboardBackend(log_dir=str(tmp_path))
     writer: Any = backend._writer
     records = writer.file_writer.event_writer._ev_writer._py_recordio_writer
@@ -314,10 +316,10 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_the_one_before_
     why = spoil(out)
     point = upstream.latest(out, run)
     assert (point.step, point.global_step) == (2, 1)
-    (said,) = point.refused
-    assert said.startswith(f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: ")
-    assert why in said
-    upstream.take_back(out, point, run)
+    (output,) = point.refused
+    assert output.startswith(f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: ")
+    assert why in output
+    upstream.roll_back(out, point, run)
     assert not torn.exists()
     for role in ("actor", "critic"):
         assert upstream.saved_steps(out, role) == [2]
@@ -336,17 +338,17 @@ def all_but_finished(finished_run, tmp_path) -> pathlib.Path:
     return out
 
 
-def test_who_resumes_is_told_of_a_checkpoint_that_is_refused_and_loses_nothing(
+def test_resuming_reports_a_refused_checkpoint_and_loses_nothing(
     finished_run, all_but_finished, capsys
 ):
     out = all_but_finished
     why = truncation(out)
-    code, said, err = call(capsys, "run", "--resume", "--out", out)
+    code, output, err = call(capsys, "run", "--resume", "--out", out)
     assert (code, err) == (0, "")
-    told = " ".join(said.split())
-    assert f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: " in told
-    assert why in told
-    assert "training goes on from optimizer step 2" in told
+    message = " ".join(output.split())
+    assert f"checkpoint of step {LAST} in {out / 'checkpoints'} is refused: " in message
+    assert why in message
+    assert "training goes on from optimizer step 2" in message
     assert killing.differences(out, finished_run.out) == []
 
 
@@ -360,20 +362,20 @@ def kept(tmp_path):
         yield made
 
 
-def test_the_journal_is_taken_back_to_a_global_step(kept):
+def test_the_journal_is_truncated_to_a_global_step(kept):
     for number in (1, 2, 3):
         kept.record(entry(number))
     with (kept.out / "progress" / "journal.jsonl").open("a") as file:
         file.write('{"global_step": 4, "sca')  # cut off
     assert kept.journal() == [entry(1), entry(2), entry(3)]
-    assert kept.rewind(2) == [("actor/train/loss", 0.1, 1), ("actor/train/loss", 0.2, 2)]
+    assert kept.truncate(2) == [("actor/train/loss", 0.1, 1), ("actor/train/loss", 0.2, 2)]
     kept.record(entry(3))
     assert kept.journal() == [entry(1), entry(2), entry(3)]
     with pytest.raises(errors.RunStopped, match="does not hold each of the 5 global steps"):
-        kept.rewind(5)
+        kept.truncate(5)
 
 
-def test_a_line_of_the_journal_that_cannot_be_written_is_told(kept, monkeypatch):
+def test_a_line_of_the_journal_that_cannot_be_written_is_reported(kept, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse_to_write)
     with pytest.raises(HarnessError, match=r"journal\.jsonl cannot be written \(No space left"):
         kept.record(entry(1))
@@ -443,12 +445,12 @@ def test_a_run_goes_on_only_as_it_began(tmp_path, capsys):
     recipe = recipe_lib.load("tiny")
     with pytest.raises(Killed), progress.claim(out, recipe, "patched", {}):
         raise Killed
-    for options, said in (
+    for options, output in (
         (("--resume", "--set", "lora.rank=3"), "has lora.rank = 16, not 3: give the options"),
         (("--resume", "--upstream", "stock"), "has upstream = patched, not stock"),
         ((), "or go on with that run by --resume"),
     ):
-        assert said in refusal(capsys, "run", *options, "--out", out)
+        assert output in refusal(capsys, "run", *options, "--out", out)
     assert whose(out).recipe == recipe
 
 
@@ -468,11 +470,11 @@ def test_a_failed_run_leaves_what_is_worth_keeping(tmp_path):
 
 
 def test_a_folder_that_takes_nothing_is_named(capsys):
-    told = refusal(capsys, "run", "--out", "/sys/run")
+    message = refusal(capsys, "run", "--out", "/sys/run")
     assert re.fullmatch(
         r"output folder /sys/run cannot be written "
         r"\((Read-only file system|Operation not permitted|Permission denied)\): .*",
-        told,
+        message,
     )
 
 
@@ -527,8 +529,10 @@ def nan_at_the_third(prompts, completions, **columns):
 def test_a_reward_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path, capsys):
     out = tmp_path / "out"
     failing = ("--set", "reward.function=tests.test_resume:nan_at_the_third")
-    told = refusal(capsys, "run", *SMALL_OPTIONS, *failing, "--out", out)
-    assert told.startswith("the reward is not finite in global step 1, rollout: the batch is in ")
+    message = refusal(capsys, "run", *SMALL_OPTIONS, *failing, "--out", out)
+    assert message.startswith(
+        "the reward is not finite in global step 1, rollout: the batch is in "
+    )
     (path,) = (out / "not_finite").iterdir()
     with np.load(path) as batch:
         assert np.flatnonzero(~np.isfinite(batch["scores"])).tolist() == [2]
@@ -574,15 +578,15 @@ def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_batch(event, w
     recorded: Any = Recorded(
         [("actor/train/loss", 1.0, 2), ("rewards/train/score/max", float("nan"), 1)]
     )
-    said: list[str] = []
+    output: list[str] = []
     patient = training._Watch(
-        kept, recorded, training.Options(continue_on_nan=True, say=said.append)
+        kept, recorded, training.Options(continue_on_nan=True, report=output.append)
     )
     watch = training._Watch(kept, recorded, training.Options())
     for each in (watch, patient):
         each.doing("train", 4)
         each.mini_batch_ended([EXAMPLE, EXAMPLE])
-    assert said == []
+    assert output == []
     recorded.figures.append((event, value, 3))
     with pytest.raises(errors.RunStopped) as stopped:
         watch.mini_batch_ended([EXAMPLE, EXAMPLE])
@@ -592,7 +596,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_batch(event, w
     with np.load(kept.out / "not_finite" / "step-3.npz") as batch:
         assert batch["advantages"].tolist() == [0.0, 1.0, 0.0, 1.0]
     patient.mini_batch_ended([EXAMPLE, EXAMPLE])
-    assert said == [f"{begins}; going on"]
+    assert output == [f"{begins}; going on"]
 
 
 def test_figures_that_are_not_finite_are_null_in_the_result(finished_run):

@@ -95,8 +95,8 @@ def test_the_builtin_rule_is_not_called():
 
 
 def test_a_function_is_tried_on_one_real_batch_and_that_is_reported():
-    said = reward_trial.try_out(reward("records"), BATCH)
-    assert said == (
+    output = reward_trial.try_out(reward("records"), BATCH)
+    assert output == (
         f"reward.function '{__name__}:records' was tried on 4 prompts of the data with made-up "
         "completions: rewards of 0 to 1"
     )
@@ -108,9 +108,9 @@ def test_a_function_is_tried_on_one_real_batch_and_that_is_reported():
 
 
 def test_a_function_that_must_not_be_called_in_vain_is_not():
-    said = reward_trial.try_out(reward("records", trial="signature"), BATCH)
-    assert said is not None
-    assert "not called" in said
+    output = reward_trial.try_out(reward("records", trial="signature"), BATCH)
+    assert output is not None
+    assert "not called" in output
     assert SEEN == []
 
 
@@ -150,9 +150,9 @@ def test_what_would_fail_in_training_is_refused_at_the_start(name, what):
 
 
 def test_rewards_that_are_not_finite_for_made_up_completions_are_reported_alone():
-    said = reward_trial.try_out(reward("not_finite"), BATCH)
-    assert said is not None
-    assert said.endswith("not all are finite")
+    output = reward_trial.try_out(reward("not_finite"), BATCH)
+    assert output is not None
+    assert output.endswith("not all are finite")
 
 
 def test_a_function_that_hangs_is_refused_when_its_time_is_up():
@@ -202,15 +202,15 @@ def test_a_function_that_fails_in_training_leaves_its_traceback_and_the_batch(
     completions = ["w", "x", "y", "z"]
     with pytest.raises(errors.RunStopped) as stopped:
         score(**BATCH, completions=completions, mode="train")
-    said = str(stopped.value)
+    output = str(stopped.value)
     assert stopped.value.exit_code == 2
-    assert "\n" not in said
-    assert what in said
-    assert "in global step 3, sequences 0 to 3: " in said
-    assert f"go on by --resume --out {folder.out}" in said
+    assert "\n" not in output
+    assert what in output
+    assert "in global step 3, sequences 0 to 3: " in output
+    assert f"go on by --resume --out {folder.out}" in output
     text, batch = (folder.out / "reward_failed" / f"rollout-3.{end}" for end in ("txt", "npz"))
-    assert str(text) in said
-    assert str(batch) in said
+    assert str(text) in output
+    assert str(batch) in output
     assert kept in text.read_text()
     with np.load(batch) as saved:
         assert saved["completions"].tolist() == completions
@@ -219,14 +219,14 @@ def test_a_function_that_fails_in_training_leaves_its_traceback_and_the_batch(
         }
 
 
-def fails_when_told(prompts, completions, answer, **columns):
+def fails_when_asked(prompts, completions, answer, **columns):
     if FAILING.is_set():
-        raise ValueError("told to")
+        raise ValueError("asked to")
     return rewards.gsm8k_reward(prompts, completions, answer)
 
 
 def test_sequences_are_counted_within_a_global_step_and_validation_is_named(folder):
-    score = guarded(folder, "fails_when_told")
+    score = guarded(folder, "fails_when_asked")
     arguments = {**BATCH, "completions": ["w", "x", "y", "z"]}
     score(**arguments, mode="train")
     score(**arguments, mode="eval")
@@ -252,16 +252,16 @@ def test_a_run_whose_reward_fails_goes_on_once_it_is_fixed(tmp_path, capsys):
     function = f"{__name__}:fails_in_the_second_batch"
     options = (*SMALL_OPTIONS, "--set", f"reward.function={function}")
     FAILING.set()
-    code, said, err = call(capsys, "run", *options, "--out", out)
+    code, output, err = call(capsys, "run", *options, "--out", out)
     (line,) = err.splitlines()
     assert code == 2
     assert line.startswith(f"error: reward.function '{function}' raised ValueError: the second ")
     assert "in global step 2, sequences 0 to 7: " in line
-    assert "was tried on 8 prompts" in " ".join(said.split())
+    assert "was tried on 8 prompts" in " ".join(output.split())
     text = (out / "reward_failed" / "rollout-2.txt").read_text()
     assert text.rstrip().endswith("ValueError: the second\nbatch")
     FAILING.clear()
-    code, said, err = call(capsys, "run", "--resume", "--out", out)
+    code, output, err = call(capsys, "run", "--resume", "--out", out)
     assert (code, err) == (0, "")
-    assert "training goes on from optimizer step 2" in " ".join(said.split())
+    assert "training goes on from optimizer step 2" in " ".join(output.split())
     assert (out / "result.json").exists()

@@ -128,13 +128,13 @@ def test_too_few_devices_leave_nothing_behind(recipe, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("assignment", "said"), BAD.items())
+@pytest.mark.parametrize(("assignment", "output"), BAD.items())
 @pytest.mark.parametrize("exists", [True, False])
-def test_what_cannot_be_run_leaves_nothing_behind(assignment, said, exists, recipe, tmp_path):
+def test_what_cannot_be_run_leaves_nothing_behind(assignment, output, exists, recipe, tmp_path):
     out = tmp_path / "deep" / "out"
     if exists:
         out.mkdir(parents=True)
-    with pytest.raises(HarnessError, match=said.replace("(", r"\(")):
+    with pytest.raises(HarnessError, match=output.replace("(", r"\(")):
         pipeline.run(recipe_lib.replace(recipe, assignment), out)
     assert out.exists() == exists
     assert not exists or not list(out.iterdir())

@@ -29,11 +29,11 @@ def test_refused(each, name, seen):
 
 
 def test_the_account_tells_the_groups_that_are_whitened(seen):
-    said = accounting.account(seen.context.recipe)
+    output = accounting.account(seen.context.recipe)
     groups = [len(g.scores) for g in seen.context.trace.groups if not g.evaluation]
-    per_mini_batch = len(said.whitening_groups)
-    assert groups == list(said.whitening_groups) * (len(groups) // per_mini_batch)
+    per_mini_batch = len(output.whitening_groups)
+    assert groups == list(output.whitening_groups) * (len(groups) // per_mini_batch)
     rolled = list(seen.context.trace.generations)
     evaluated = sum(len(g.scores) for g in seen.context.trace.groups if g.evaluation)
     rows = sum(len(g.prompts) for g in rolled) - evaluated
-    assert rows == said.rollouts
+    assert rows == output.rollouts

@@ -1,4 +1,4 @@
-"""Truths held to the rule of the reward, and what else is said of problems when they are read."""
+"""Truths held to the rule of the reward, and what else is output of problems when they are read."""
 
 import json
 import pathlib

@@ -51,20 +51,20 @@ def _copied_seed(patch):
     patch(vanilla_rollout.VanillaRollout, "generate", copied)
 
 
-def _told_temperature(patch):
-    def told(self, prompts, completions, micro_batch_size=None):
+def _with_temperature(patch):
+    def changed(self, prompts, completions, micro_batch_size=None):
         return self.rollout.get_per_token_logps(prompts, completions, temperature=0.7)
 
-    patch(rl_cluster.RLCluster, "get_old_per_token_logps", told)
+    patch(rl_cluster.RLCluster, "get_old_per_token_logps", changed)
 
 
-def _told_reference(patch):
-    def told(self, prompts, completions, pad_id, eos_id):
+def _reference_with(patch):
+    def changed(self, prompts, completions, pad_id, eos_id):
         return self.inference_worker.get_ref_per_token_logps(
             prompts, completions, pad_id, eos_id, temperature=0.7
         )
 
-    patch(rl_cluster.RLCluster, "get_ref_per_token_logps", told)
+    patch(rl_cluster.RLCluster, "get_ref_per_token_logps", changed)
 
 
 def _cut_values(patch):
@@ -202,14 +202,14 @@ def _zero_epsilon(patch):
     patch(ppo_learner.PPOConfig, "__post_init__", lambda self: None)
 
 
-def _told_mode(patch):
+def _with_mode(patch):
     plain = ppo_learner.PPOLearner._generate_and_compute_advantage
 
-    def told(self, training_input, mode):
+    def changed(self, training_input, mode):
         self.rl_cluster.generate = functools.partial(self.rl_cluster.generate, mode=mode)
         return plain(self, training_input, mode)
 
-    patch(ppo_learner.PPOLearner, "_generate_and_compute_advantage", told)
+    patch(ppo_learner.PPOLearner, "_generate_and_compute_advantage", changed)
 
 
 def _donated_model(patch):
@@ -249,9 +249,9 @@ RIGHT = {
     "empty-completion-reward-lost": _kept_end_token,
     "end-token-dropped": _kept_end_token,
     "epsilon-zero-ignored": _zero_epsilon,
-    "eval-rollout-config-unused": _told_mode,
+    "eval-rollout-config-unused": _with_mode,
     "last-checkpoint-no-metadata": _described_checkpoint,
-    "log-prob-temperature": _told_temperature,
+    "log-prob-temperature": _with_temperature,
     "lora-critic-head-frozen": _trained_head,
     "masked-gradient-nan": _safe_ratio,
     "masked-nan-leaks": _safe_mean,
@@ -263,8 +263,8 @@ RIGHT = {
     "pad-mid-sequence": _counted_pads,
     "pad-not-trained": _trained_pads,
     "policy-anchored": _no_anchor,
-    "reference-temperature": _told_temperature,
-    "reference-without-temperature": _told_reference,
+    "reference-temperature": _with_temperature,
+    "reference-without-temperature": _reference_with,
     "resume-actor-critic-apart": _refused_pair,
     "resume-mid-batch-step": _saving_left_to_others,
     "resume-restarts-noise": _advanced_seed,

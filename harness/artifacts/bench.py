@@ -67,7 +67,7 @@ class Benchmark(Part):
 
 
 class Machine(Part):
-    """pytest-benchmark's own words for the machine."""
+    """The machine, as pytest-benchmark describes it."""
 
     python_version: str | None = None
     cpu: dict[str, Any] = {}

@@ -19,7 +19,7 @@ class Property(Part):
     status: Status
     tolerance: str
     statement: str
-    said: list[str] = []
+    messages: list[str] = []
 
 
 class Defect(Part):

@@ -78,7 +78,7 @@ class Phase(Part):
     parts: list[Piece] = []
 
 
-class Wall(Part):
+class LargestMicroBatch(Part):
     """The largest micro-batch of a program that fits, in sequences."""
 
     name: str
@@ -148,7 +148,7 @@ class Plan(Part):
     resident: list[Resident] = []
     programs: list[Program]
     phases: list[Phase]
-    walls: list[Wall] = []
+    largest_micro_batches: list[LargestMicroBatch] = []
     roofline: Roofline = Roofline()
     recommendation: Recommendation = Recommendation()
     host: dict[str, Any] = {}

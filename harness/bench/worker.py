@@ -1,7 +1,7 @@
-"""A process that measures for the gate, and says what it found in JSON lines.
+"""A process that measures for the gate, and reports what it found in JSON lines.
 
 `exact` prints the exact figures and ends. `serve` times one round of a
-benchmark each time it is told to, so that two such processes can take turns.
+benchmark each time it is asked to, so that two such processes can take turns.
 `memory` prints the peak of one benchmark, which needs a process of its own
 because no device resets its peak.
 """
@@ -122,10 +122,10 @@ def exact(context: Any, listener: Any) -> dict[str, dict[str, Any]]:
 
 
 def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out: TextIO) -> None:
-    """Time rounds as told, until told no more.
+    """Time rounds as ordered, until orders end.
 
     Args:
-      head: Said first, when all is ready.
+      head: Written first, when all is ready.
       calls: Name -> `harness.bench.context.Call`.
       orders: A JSON line each: `{"name": N, "calls": K}` for one round of K
         calls, or an end of file.

@@ -1,4 +1,4 @@
-"""Runs the properties and the reproductions, and says what they found."""
+"""Runs the properties and the reproductions, and report what they found."""
 
 import concurrent.futures
 import dataclasses
@@ -86,7 +86,7 @@ class Report:
                     status=each.status,
                     tolerance=str(each.property.tolerance),
                     statement=each.property.statement,
-                    said=list(each.said),
+                    messages=list(each.messages),
                 )
                 for each in self.outcomes
             ],
@@ -123,7 +123,7 @@ def check(
       only: Ids of properties; none for all that are not slow.
       slow: Whether slow properties are looked at too.
       reproduce: Whether each entry's reproduction is run.
-      progress: Is told what is looked at next.
+      progress: Receives what is looked at next.
 
     Returns:
       The report.

@@ -371,7 +371,7 @@ class Replay:
         temperature: float | None = None,
         real: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Compute log-probs [B, T], at the rollout's temperature unless told another."""
+        """Compute log-probs [B, T], at the rollout's temperature unless another is given."""
         temperature = self.recipe.rollout.temperature if temperature is None else temperature
         logits = self.logits(weights, prompt_ids, completion_ids, real)
         return logprob.token_log_probs(logits, completion_ids, temperature)

@@ -201,8 +201,8 @@ def _compare_learns(observed: Observed, known: Collection[str]) -> Iterator[Comp
     curves = observed["curves"]
     # One seed in five may be unlucky.
     learned = sum(curve.end >= _LEARNED for curve in curves) >= 0.8 * len(curves)
-    said = ", ".join(f"{curve.end:.3f}" for curve in curves)
-    yield Comparison(f"learned (shares at the end: {said})", learned, not known)
+    ends = ", ".join(f"{curve.end:.3f}" for curve in curves)
+    yield Comparison(f"learned (shares at the end: {ends})", learned, not known)
 
 
 def _observe_zero_rate(context: Context) -> Observed:
@@ -234,8 +234,8 @@ def _compare_negated(observed: Observed, known: Collection[str]) -> Iterator[Com
     # Half of the letters: a policy of random weights writes them about half of the time.
     curves = observed["curves"]
     fell = all(curve.end < 0.1 for curve in curves)
-    said = ", ".join(f"{curve.end:.3f}" for curve in curves)
-    yield Comparison(f"fell (shares at the end: {said})", fell, not known)
+    ends = ", ".join(f"{curve.end:.3f}" for curve in curves)
+    yield Comparison(f"fell (shares at the end: {ends})", fell, not known)
 
 
 def _observe_shuffled(context: Context) -> Observed:
@@ -252,8 +252,8 @@ def _compare_shuffled(observed: Observed, known: Collection[str]) -> Iterator[Co
     yield from _well_formed(observed)
     # Noise may drive a policy to one letter, and that to be the target: one in 18.
     flat = sum(curve.end < 0.5 for curve in observed["curves"]) >= 2
-    said = ", ".join(f"{curve.end:.3f}" for curve in observed["curves"])
-    yield Comparison(f"flat (shares at the end: {said})", flat, True)
+    ends = ", ".join(f"{curve.end:.3f}" for curve in observed["curves"])
+    yield Comparison(f"flat (shares at the end: {ends})", flat, True)
 
 
 def _wrong(change: Callable[[Curve, Observed], Curve]) -> Callable[[Observed], Observed]:

@@ -108,7 +108,7 @@ def _observe_sampler(context: Context) -> Observed:
 
 def _compare_sampler(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     if "sampler-log-probs-missing" in known:
-        yield Comparison("generations that told log-probs", len(observed["generations"]), 0)
+        yield Comparison("generations that returned log-probs", len(observed["generations"]), 0)
         return
     replay, longest = observed["replay"], 0
     for index, (each, got) in enumerate(zip(observed["generations"], observed["got"], strict=True)):

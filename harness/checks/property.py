@@ -96,7 +96,7 @@ class Property:
         found = list(self.compare(observed, known))
         if not found:
             return ["nothing was compared"]
-        return [said for each in found if (said := difference(each, self.tolerance))]
+        return [messages for each in found if (messages := difference(each, self.tolerance))]
 
     def distance(self, observed: Observed, known: Collection[str] = ()) -> float:
         """Return the largest distance in tolerances; for exact ones, 0 or infinity."""
@@ -114,13 +114,13 @@ class Outcome:
       property: The property.
       status: `pass`; `known-defect` if known issues, and nothing else, break it; `fail`; or
         `error` if it could not be observed.
-      said: What does not hold.
+      messages: What does not hold.
       distance: Largest distance in tolerances.
     """
 
     property: Property
     status: Status
-    said: list[str]
+    messages: list[str]
     distance: float
 
 
@@ -136,13 +136,13 @@ def run(each: Property, context: Context) -> Outcome:
     """
     try:
         observed = each.observe(context)
-        said = each.judge(observed)
-        if not said:
+        messages = each.judge(observed)
+        if not messages:
             return Outcome(each, "pass", [], each.distance(observed))
         unfixed = context.unfixed(each.defects)
         if unfixed and not each.judge(observed, unfixed):
-            return Outcome(each, "known-defect", said, each.distance(observed))
-        return Outcome(each, "fail", said, each.distance(observed))
+            return Outcome(each, "known-defect", messages, each.distance(observed))
+        return Outcome(each, "fail", messages, each.distance(observed))
     except Exception as error:
         return Outcome(each, "error", [f"{type(error).__name__}: {error}"], np.inf)
 

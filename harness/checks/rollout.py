@@ -258,7 +258,7 @@ def _compare_prompts(observed: Observed, known: Collection[str]) -> Iterator[Com
     yield Comparison("a prompt too long was cut", observed["too long"] == "cut", False)
 
 
-# Laws.
+# Distributions.
 
 
 def _case(
@@ -583,7 +583,7 @@ def _compare_pad(observed: Observed, known: Collection[str]) -> Iterator[Compari
     yield Comparison("the pad was drawn in the middle", observed["padded"] >= 4, True)
 
 
-def _observe_told(context: Context) -> Observed:
+def _observe_reported(context: Context) -> Observed:
     (drawn,) = _narrow(context, seeds=(5,))
     rows = [index for index, row in enumerate(drawn.log_probs or []) if len(row)]
     case = _case(
@@ -600,7 +600,7 @@ def _observe_told(context: Context) -> Observed:
     }
 
 
-def _compare_told(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
+def _compare_reported(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     case, rows = observed["case"], observed["rows"]
     if "sampler-log-probs-missing" in known:
         yield Comparison("rows of which the sampler tells log-probs", len(rows), 0)
@@ -819,8 +819,8 @@ PROPERTIES = (
             "from, which top-k and top-p have cut."
         ),
         tolerance=_FORWARD,
-        observe=_observe_told,
-        compare=_compare_told,
+        observe=_observe_reported,
+        compare=_compare_reported,
         wrong={
             "at temperature 1": wrong.each("got", lambda x: 0.5 * x),
             "of another row": wrong.each("got", wrong.next_row),

@@ -163,7 +163,7 @@ def conformance(console: Console, report: Any, mode: str) -> None:
     for each in report.outcomes:
         if each.status in ("fail", "error"):
             console.print(f"[bold]{each.property.id}[/bold]: {escape(each.property.statement)}")
-            for message in each.said[:5]:
+            for message in each.messages[:5]:
                 console.print(f"  {escape(message)}")
     for name in report.gone:
         console.print(

@@ -13,7 +13,7 @@ def page() -> str:
     group: click.Group = cli.cli
     context = click.Context(group, info_name="python -m harness", **group.context_settings)
     blocks = [
-        "`python -m harness COMMAND`, or `ppo-harness COMMAND`. How a command ends is said in "
+        "`python -m harness COMMAND`, or `ppo-harness COMMAND`. How a command ends is described in "
         "[Commands and exit codes](../commands.md)."
     ]
     for name in group.list_commands(context):

@@ -81,7 +81,7 @@ def _phases(plan: dict[str, Any], limit: float) -> str:
 
 
 def _largest(plan: dict[str, Any]) -> str:
-    found = plan.get("walls", [])
+    found = plan.get("largest_micro_batches", [])
     if not found:
         return "The committed plan has none."
     header = ("program", "reference", "compiles", "refused", "beside the rest, about")

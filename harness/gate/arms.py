@@ -1,6 +1,6 @@
 """The two sides of a comparison: where each one's code and packages are, and its processes.
 
-The ruler is the candidate's on both sides: the code that measures is laid over
+The measurement code is the candidate's on both sides: it is laid over
 the other arm's checkout, so that only what is measured differs. An arm's
 process answers in JSON lines; nothing of it is imported here.
 """
@@ -25,7 +25,7 @@ from harness.errors import HarnessError
 
 WORKER = "harness.bench.worker"
 # What measures, and so must be the same in both arms.
-RULER = (
+MEASUREMENT_CODE = (
     "harness/bench",
     "harness/measure",
     "harness/upstream/benching.py",
@@ -130,7 +130,7 @@ def against(reference: str, here: Arm, environments: pathlib.Path) -> Iterator[A
         _git(here.root, "worktree", "add", "--detach", "--force", os.fspath(tree), commit)
         try:
             pins |= changed_pins(here.root / "constraints.txt", tree / "constraints.txt", pins)
-            lay_ruler(here.root, tree)
+            lay_measurement_code(here.root, tree)
             python = environment(pins, environments)
             yield Arm("baseline", f"{reference} ({commit[:10]})", tree, python, commit)
         finally:
@@ -171,9 +171,9 @@ def resolve(root: pathlib.Path, reference: str) -> str:
     return found.stdout.strip()
 
 
-def lay_ruler(source: pathlib.Path, target: pathlib.Path) -> None:
+def lay_measurement_code(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy what measures from one checkout over another."""
-    for part in RULER:
+    for part in MEASUREMENT_CODE:
         if (source / part).is_dir():
             shutil.rmtree(target / part, ignore_errors=True)
             shutil.copytree(
@@ -298,7 +298,7 @@ def _make(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_plain())
     if done.returncode:
         raise HarnessError(
-            f"the other arm's environment cannot be made: `{' '.join(command[:3])} ...` said: "
+            f"the other arm's environment cannot be made: `{' '.join(command[:3])} ...`: "
             f"{_tail(done.stderr)}"
         )
 
@@ -312,7 +312,7 @@ def _plain() -> dict[str, str]:
 def _tail(text: str) -> str:
     # Python underlines the place with marks of their own lines.
     lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
-    return " / ".join(lines[-_LAST_LINES:]) or "(it said nothing)"
+    return " / ".join(lines[-_LAST_LINES:]) or "(no output)"
 
 
 def _git(root: pathlib.Path, *arguments: str) -> str:
@@ -381,7 +381,7 @@ class Process(contextlib.AbstractContextManager["Process"]):
         try:
             yield
         except jsonlines.Ended as ended:
-            how = f"said nothing for {self._timeout:.0f} s" if ended.silent else "ended"
+            how = f"was silent for {self._timeout:.0f} s" if ended.silent else "ended"
             raise ArmFailedError(
                 f"the {self.arm.name} arm, {self.arm.label}, {how} (exit code {ended.code}); its "
                 f"last lines: {_tail(ended.output)}"

@@ -19,7 +19,7 @@ def path_for(folder: pathlib.Path, record: records.Record) -> pathlib.Path:
 
     Returns:
       A path such as `exact-tiny-cpu.json`. Versions are not part of it: a
-      baseline of other versions is one to be told about, not to be passed over.
+      baseline of other versions is to be reported, not passed over.
     """
     chip = record.conditions.get("chip") or record.conditions.get("device") or "unknown"
     parts = [

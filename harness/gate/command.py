@@ -52,7 +52,7 @@ def run(
       reason: Why.
       baselines: Where baselines live.
       environments: Where environments of other arms are kept.
-      progress: Told what is being done.
+      progress: Receives what is being done.
 
     Returns:
       The report.
@@ -98,9 +98,9 @@ def run(
     path = baseline.path_for(folder, new)
     if update_baseline:
         baseline.write(path, new, reason)
-        said = f"taken as the baseline {path.name}: {reason}"
+        text = f"taken as the baseline {path.name}: {reason}"
         return Report(
-            path.name, _described(new), (Finding("exact", path.name, Verdict.PASS, said),)
+            path.name, _described(new), (Finding("exact", path.name, Verdict.PASS, text),)
         )
     old = baseline.read(path)
     return Report(_described(old), _described(new), exact.compare(old, new))
@@ -114,8 +114,8 @@ def _learning(
     described = f"{runs.label}, Tunix {runs.judged['google-tunix']} ({runs.judged['mode']})"
     if update:
         learning_lib.write(path, runs, reason)
-        said = f"taken as the reference {path.name}: {reason}"
-        return Report(path.name, described, (Finding("learning", path.name, Verdict.PASS, said),))
+        text = f"taken as the reference {path.name}: {reason}"
+        return Report(path.name, described, (Finding("learning", path.name, Verdict.PASS, text),))
     return Report(path.name, described, learning_lib.compare(learning_lib.read(path), runs))
 
 

@@ -23,7 +23,7 @@ FIGURES: Mapping[str, Better] = {
     "temp_bytes": "less",
     "donated_bytes": "more",
     "flops": "less",
-    "wall_micro_batch": "more",
+    "largest_micro_batch": "more",
 }
 UPDATE = "run `gate --update-baseline --reason WHY`"
 
@@ -83,13 +83,13 @@ def _compare_one(
     worse, better, other = [], [], []
     for figure in [each for each in FIGURES if each in old or each in new]:
         before, after = old.get(figure), new.get(figure)
-        said = f"{figure} {_count(before)} -> {_count(after)}"
+        text = f"{figure} {_count(before)} -> {_count(after)}"
         if before is None or after is None:
-            other.append(said)
+            other.append(text)
         elif before != after:
-            said += f" ({_change(before, after)})"
+            text += f" ({_change(before, after)})"
             more_is_worse = FIGURES[figure] == "less"
-            (worse if (after > before) == more_is_worse else better).append(said)
+            (worse if (after > before) == more_is_worse else better).append(text)
     figures = {"baseline": dict(old), "candidate": dict(new)}
     if not (worse or better or other):
         return Finding("exact", name, Verdict.PASS, AS_BEFORE, figures)

@@ -190,8 +190,8 @@ def compare(reference: Runs, candidate: Runs) -> tuple[Finding, ...]:
     """
     names = {*reference.recipe, *candidate.recipe}
     differing = [
-        f"{name} is {reference.recipe.get(name, 'not told')} in {reference.label} and "
-        f"{candidate.recipe.get(name, 'not told')} in {candidate.label}"
+        f"{name} is {reference.recipe.get(name, 'not reported')} in {reference.label} and "
+        f"{candidate.recipe.get(name, 'not reported')} in {candidate.label}"
         for name in sorted(names)
         if reference.recipe.get(name) != candidate.recipe.get(name)
     ]

@@ -117,8 +117,8 @@ def differences(one: Record, other: Record) -> list[str]:
     for name in sorted({*one.conditions, *other.conditions}):
         left, right = one.conditions.get(name, absent), other.conditions.get(name, absent)
         if left != right:
-            said = ["not told" if each is absent else str(each) for each in (left, right)]
-            found.append(f"{name} is {said[0]} in {one.label} and {said[1]} in {other.label}")
+            text = ["not reported" if each is absent else str(each) for each in (left, right)]
+            found.append(f"{name} is {text[0]} in {one.label} and {text[1]} in {other.label}")
     return found
 
 
@@ -180,8 +180,10 @@ def _plan(label: str, found: plan.Plan) -> Record:
         }
         largest[name] = max(largest.get(name, 0), size if program.fits else 0)
     # What was searched for is closer than what was asked for by size.
-    largest |= {each.name: each.compiles or 0 for each in found.walls}
-    exact |= {f"plan/wall/{name}": {"wall_micro_batch": size} for name, size in largest.items()}
+    largest |= {each.name: each.compiles or 0 for each in found.largest_micro_batches}
+    exact |= {
+        f"plan/largest/{name}": {"largest_micro_batch": size} for name, size in largest.items()
+    }
     version = found.upstream.version if found.upstream else None
     judged = {"google-tunix": version, "commit": found.commit}
     return Record(label, "plan", conditions, judged, _filled(exact))

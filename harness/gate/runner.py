@@ -1,4 +1,4 @@
-"""Runs the arms and gathers what they say: exact figures once, times pair by pair."""
+"""Runs the arms and gathers what they report: exact figures once, times pair by pair."""
 
 import contextlib
 import dataclasses
@@ -66,8 +66,8 @@ def measure_exact(arm: Arm, plan: Plan, cache: pathlib.Path | None = None) -> re
     pinned = ["--core", str(processor.cores()[-1])]
     command = [arms.WORKER, "exact", *pinned, *plan.arguments]
     with Process(arm, command, cache=cache) as process:
-        told = process.wait()
-    record = records.from_bench(arm.name, told, tuple(exact.FIGURES))
+        found = process.wait()
+    record = records.from_bench(arm.name, found, tuple(exact.FIGURES))
     return dataclasses.replace(record, judged={**record.judged, "commit": arm.commit})
 
 
@@ -85,7 +85,7 @@ def against(
       candidate: What is judged.
       plan: What to measure.
       tiers: Of `exact` and `time`.
-      progress: Told what is being done.
+      progress: Receives what is being done.
 
     Returns:
       The report. If the environments differ in more than what is judged, or an
@@ -156,10 +156,10 @@ def measure_time(
       plan: What to time.
       core: Where both are pinned.
       caches: Arm -> folder of its compiled programs.
-      progress: Told of each pair.
+      progress: Receives each pair's name.
 
     Returns:
-      The pairs, and what the last process of each arm said of itself.
+      The pairs, and what the last process of each arm reported of itself.
     """
     order = random.Random(plan.seed)
     pairs: list[timing.Pair] = []
@@ -197,7 +197,7 @@ def run_pair(
       order: Draws the orders.
 
     Returns:
-      The pair, and what each process said of itself.
+      The pair, and what each process reported of itself.
     """
     only = [word for name in plan.timed for word in ("--only", name)]
     command = [arms.WORKER, "serve", "--core", str(core), *only, *plan.arguments]
@@ -239,9 +239,9 @@ def take_turns(
         turn = list(live)
         order.shuffle(turn)
         for arm in turn:
-            told = live[arm].ask({"name": name, "calls": calls})
+            answer = live[arm].ask({"name": name, "calls": calls})
             for clock, arms_ in found.items():
-                arms_[arm].append(told[clock])
+                arms_[arm].append(answer[clock])
     return found
 
 

@@ -1,4 +1,4 @@
-"""The time tier: is the candidate slower, told by pairs of fresh processes.
+"""The time tier: is the candidate slower, by pairs of fresh processes.
 
 One value per pair and benchmark: the median, over the turns of the pair, of
 log(candidate seconds / baseline seconds). Turns within a pair share what is
@@ -35,7 +35,7 @@ class Rules:
       pass_alpha: Chance that something slower than `limit` passes at a look.
       margin: Relative slow-down up to which nothing is a failure.
       limit: Relative slow-down that must not pass.
-      wall_margin: Relative slow-down of wall time that fails where CPU time is
+      wall_time_margin: Relative slow-down of wall time that fails where CPU time is
         the clock: it shows what waits, and is too noisy for less.
     """
 
@@ -44,7 +44,7 @@ class Rules:
     pass_alpha: float = 0.01
     margin: float = 0.01
     limit: float = 0.05
-    wall_margin: float = 0.25
+    wall_time_margin: float = 0.25
 
     def __post_init__(self) -> None:
         """Check that each look has an alpha, and that margin and limit leave room."""
@@ -188,7 +188,7 @@ def findings(pairs: Sequence[Pair], rules: Rules, clock: Clock) -> tuple[Finding
     names = list(pairs[0].seconds)
     decisions = judge(ratios(pairs, clock), rules)
     wall = {name: [pair.log_ratio(name, "wall") for pair in pairs] for name in names}
-    far = math.log1p(rules.wall_margin)
+    far = math.log1p(rules.wall_time_margin)
     waits: frozenset[str] = frozenset()
     if clock == "cpu" and len(pairs) >= rules.looks[0]:
         p_values = {name: statistics.p_value(each, far) for name, each in wall.items()}
@@ -233,7 +233,7 @@ def _finding(
     verdict = decision.verdict
     if waits:
         verdict = Verdict.FAIL
-        text += f"; wall time is worse by more than {rules.wall_margin:.0%}"
+        text += f"; wall time is worse by more than {rules.wall_time_margin:.0%}"
     return Finding(
         "time",
         name,

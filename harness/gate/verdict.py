@@ -128,8 +128,8 @@ class Report:
         for tier in TIERS:
             found = self.of(tier)
             passed = sum(finding.verdict == Verdict.PASS for finding in found)
-            said = worst(each.verdict for each in found) if found else "not asked"
-            lines.append(f"| {tier} | {said} | {len(found)} | {passed} |")
+            answer = worst(each.verdict for each in found) if found else "not asked"
+            lines.append(f"| {tier} | {answer} | {len(found)} | {passed} |")
         open_ = [finding for finding in self.findings if finding.verdict != Verdict.PASS]
         open_.sort(key=lambda finding: -_GRAVITY.index(finding.verdict))
         if open_:

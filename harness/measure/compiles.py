@@ -56,7 +56,7 @@ class CompileStatistics:
 class Listener(contextlib.AbstractContextManager["Listener"]):
     """Listens while its block runs; `statistics` may be read at any time.
 
-    Only its own ears are taken out again at the end: `clear_event_listeners`
+    Only its own listeners are taken out again at the end: `clear_event_listeners`
     would deafen everybody else.
     """
 
@@ -68,16 +68,16 @@ class Listener(contextlib.AbstractContextManager["Listener"]):
 
     def __enter__(self) -> "Listener":
         """Begin to listen."""
-        jax.monitoring.register_event_duration_secs_listener(self._hear_duration)
-        jax.monitoring.register_event_listener(self._hear_event)
+        jax.monitoring.register_event_duration_secs_listener(self._record_duration)
+        jax.monitoring.register_event_listener(self._record_event)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop listening; somebody who cleared all ears meanwhile is no error."""
+        """Stop listening; listeners cleared meanwhile are no error."""
         with contextlib.suppress(AssertionError, ValueError):
-            jax.monitoring.unregister_event_duration_listener(self._hear_duration)
+            jax.monitoring.unregister_event_duration_listener(self._record_duration)
         with contextlib.suppress(AssertionError, ValueError):
-            jax.monitoring.unregister_event_listener(self._hear_event)
+            jax.monitoring.unregister_event_listener(self._record_event)
 
     @property
     def statistics(self) -> CompileStatistics:
@@ -89,7 +89,7 @@ class Listener(contextlib.AbstractContextManager["Listener"]):
         }
         return CompileStatistics(
             traces=len(seconds[TRACED]),
-            # The backend's duration is told for a cache hit too.
+            # The backend's duration is reported for a cache hit too.
             compiles=len(seconds[COMPILED]) - hits,
             cache_hits=hits,
             trace_seconds=sum(seconds[TRACED]),
@@ -98,10 +98,10 @@ class Listener(contextlib.AbstractContextManager["Listener"]):
             names=Counter(name for each, _, name in durations if each == COMPILED),
         )
 
-    def _hear_duration(self, event: str, duration_secs: float, **details: Any) -> None:
+    def _record_duration(self, event: str, duration_secs: float, **details: Any) -> None:
         if event in (TRACED, LOWERED, COMPILED):
             self._durations.append((event, duration_secs, str(details.get("fun_name", ""))))
 
-    def _hear_event(self, event: str, **_: Any) -> None:
+    def _record_event(self, event: str, **_: Any) -> None:
         if event == CACHE_HIT:
             self._hits.append(event)

@@ -68,7 +68,7 @@ def download(handle: str, report: Callable[[str], None] = lambda line: None) -> 
     if reason:
         return _without_kaggle(handle, held, reason, report)
     page = f"kaggle.com/models/{'/'.join(handle.split('/')[:2])}"
-    said = ""
+    text = ""
     with _discreet():
         try:
             return pathlib.Path(kagglehub.model_download(handle))
@@ -78,21 +78,21 @@ def download(handle: str, report: Callable[[str], None] = lambda line: None) -> 
         except (requests.ConnectionError, requests.Timeout) as error:
             reason = type(error).__name__
         except exceptions.DataCorruptionError:
-            said = f"the download of {handle} is damaged: run again, it is downloaded anew"
+            text = f"the download of {handle} is damaged: run again, it is downloaded anew"
         except OSError as error:
             where = os.environ.get("KAGGLEHUB_CACHE", "kagglehub's cache")
-            said = (
+            text = (
                 f"{handle} cannot be kept in {where} ({error.strerror or type(error).__name__}): "
                 "make room, or set KAGGLEHUB_CACHE to a folder that has it"
             )
         except ValueError:
             # Its text could quote the file.
-            said = f"{handle} cannot be downloaded: kaggle.json is not what Kaggle gave; check it"
+            text = f"{handle} cannot be downloaded: kaggle.json is not what Kaggle gave; check it"
         except Exception as error:
-            said = f"{handle} cannot be downloaded ({type(error).__name__}): see {page}"
+            text = f"{handle} cannot be downloaded ({type(error).__name__}): see {page}"
     if reason:
         return _without_kaggle(handle, held, reason, report)
-    raise errors.HarnessError(said)
+    raise errors.HarnessError(text)
 
 
 def _without_kaggle(

@@ -11,7 +11,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
         *("code_bytes", "peak_bytes", "fits"),
     ),
     "phases": ("peak_bytes", "fits"),
-    "walls": ("compiles", "refused", "fits_beside_the_rest_about"),
+    "largest_micro_batches": ("compiles", "refused", "fits_beside_the_rest_about"),
 }
 
 
@@ -32,7 +32,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
     for kind, fields in _FIELDS.items():
         tables = [{_name(each): each for each in plan.get(kind, ())} for plan in (old, new)]
-        if kind == "walls" and not all(tables):
+        if kind == "largest_micro_batches" and not all(tables):
             continue  # only a sweep looks for them
         for name in dict.fromkeys(itertools.chain(*tables)):
             before, after = (table.get(name) for table in tables)

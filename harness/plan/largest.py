@@ -10,7 +10,7 @@ from harness.plan.phases import argument_bytes, beside_bytes
 from harness.plan.planner import Planner
 from harness.programs import Program
 
-# Nobody rolls out more sequences at once on one host.
+# No recipe rolls out more sequences at once on one host.
 _MOST_SEQUENCES = 4096
 # What is searched, by name; the longest compilations first.
 _SEARCHES: Mapping[str, tuple[Program, ...]] = {

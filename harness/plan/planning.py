@@ -52,7 +52,7 @@ def make(
         "resident": resident,
         "programs": [program_to_dict(each, planner) for each in compiled],
         "phases": [phase.to_dict(limit) for phase in found],
-        "walls": largest.of_programs(planner, resident, chosen) if sweep else [],
+        "largest_micro_batches": largest.of_programs(planner, resident, chosen) if sweep else [],
         "roofline": bounds.bounds(recipe, planner.slice, planner.fixes),
         "recommendation": sizes.recommend(planner, resident, sweep),
         "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},

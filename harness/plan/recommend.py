@@ -42,7 +42,7 @@ def make(
             "resident": [],
             "programs": [],
             "phases": [],
-            "walls": [],
+            "largest_micro_batches": [],
             "roofline": bounds.bounds(planner.recipe, planner.slice, planner.fixes),
             "recommendation": found,
             "host": {"peak_bytes_of_a_compiler": planner.compiler.host_bytes},

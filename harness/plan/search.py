@@ -42,7 +42,7 @@ class Question:
         which a line begins.
       guess_bytes: A guess by arithmetic, used until a size of the family is
         known; None if there is none.
-      subject: For whoever answers.
+      subject: What is asked about.
     """
 
     program: str
@@ -76,7 +76,7 @@ class Candidate:
       cost: Compared as a tuple; the smaller, the better.
       state_bytes: Bytes that live on the chip in every phase.
       questions: What decides whether it fits, the likeliest to fail first.
-      subject: For whoever made it.
+      subject: What is asked about.
     """
 
     name: str

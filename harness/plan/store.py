@@ -2,7 +2,7 @@
 
 There are two levels. A job (recipe, size, slice) together with a digest of all
 sources that could reach a program leads to the digest of the lowered program, and
-that digest, with what the compiler is told besides, leads to the answer. An edit of
+that digest, with what else the compiler is given, leads to the answer. An edit of
 a source makes the first level miss, which costs a lowering; a program is compiled
 again only where its text, the flags or the compiler are others.
 """

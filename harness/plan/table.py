@@ -21,7 +21,7 @@ def render(plan: Mapping[str, Any]) -> Group:
       Something that rich prints.
     """
     parts: list[Any] = [_programs(plan), _phases(plan), _resident(plan)]
-    if plan["walls"]:
+    if plan["largest_micro_batches"]:
         parts.append(_largest(plan))
     parts += [_bounds(plan), _recommendation(plan)]
     what = plan["recommendation"]["what_else"]
@@ -90,7 +90,7 @@ def _largest(plan: Mapping[str, Any]) -> Table:
     table = Table(title="largest micro-batches that fit: sequences in one call")
     for name in ("program", "here", "compiles", "refused", "beside the rest, about"):
         table.add_column(name, justify="left" if name == "program" else "right")
-    for each in plan["walls"]:
+    for each in plan["largest_micro_batches"]:
         table.add_row(
             each["name"],
             *(

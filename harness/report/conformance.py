@@ -73,9 +73,9 @@ def _properties(source: Source, check: Check) -> list[Part]:
 
 
 def _row(each: Property) -> tuple[str, ...]:
-    seen = [forms.shorten(text, _LONGEST) for text in each.said[:_SHOWN]]
-    if len(each.said) > _SHOWN:
-        seen.append(f"and {len(each.said) - _SHOWN} more")
+    seen = [forms.shorten(text, _LONGEST) for text in each.messages[:_SHOWN]]
+    if len(each.messages) > _SHOWN:
+        seen.append(f"and {len(each.messages) - _SHOWN} more")
     return each.id, each.area, each.statement, each.tolerance, "; ".join(seen) or "nothing amiss"
 
 

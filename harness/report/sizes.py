@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.artifacts.bench import Bench, Benchmark
-from harness.artifacts.plan import GIB, Plan, Program, Setting, Wall
+from harness.artifacts.plan import GIB, LargestMicroBatch, Plan, Program, Setting
 from harness.report import charts, forms
 from harness.report.drawing import TONES
 from harness.report.page import (
@@ -208,7 +208,7 @@ def of_plan(source: Source, plan: Plan) -> list[Part]:
         parts.append(_plan_peaks(source, plan, known))
     else:
         parts.append(Note(f"{source.name} reports no compiled size of a program."))
-    if not plan.walls:
+    if not plan.largest_micro_batches:
         text = f"{source.name}: the largest micro-batch that fits was not searched for."
         parts.append(Note(text, SWEEP))
     settings = [each for each in plan.recommendation.settings if each.bounds]
@@ -217,10 +217,10 @@ def of_plan(source: Source, plan: Plan) -> list[Part]:
     return parts
 
 
-def _limits(walls: Sequence[Wall], *programs: str) -> list[charts.Rule]:
+def _limits(largest: Sequence[LargestMicroBatch], *programs: str) -> list[charts.Rule]:
     """Return up to where some programs fit: by themselves, and beside what else lives there."""
     rules = []
-    for each in walls:
+    for each in largest:
         if not {each.name, *each.programs} & set(programs):
             continue
         if each.compiles:
@@ -237,7 +237,7 @@ def _plan_peaks(source: Source, plan: Plan, known: Sequence[Program]) -> Figure:
     for each in sorted(known, key=lambda each: each.micro_batch):
         by_name[each.name].append((float(each.micro_batch), (each.peak_bytes or 0) / GIB))
     chip = charts.Rule(plan.hbm_bytes / GIB, f"HBM {plan.hbm_bytes / GIB:.2f} GiB")
-    rules = {name: [chip, *_limits(plan.walls, name)] for name in by_name}
+    rules = {name: [chip, *_limits(plan.largest_micro_batches, name)] for name in by_name}
     estimated = any(rule.estimated for each in rules.values() for rule in each)
     y = charts.Axis("peak, GiB", low=0)
     return Figure(
@@ -278,7 +278,7 @@ def _bounds(source: Source, plan: Plan, settings: Sequence[Setting]) -> Figure:
     y = charts.Axis("least s a global step", low=0)
     for setting in settings:
         name = setting.setting.removeprefix("batching.")
-        limits = _limits(plan.walls, *_SETTINGS.get(name, ()))
+        limits = _limits(plan.largest_micro_batches, *_SETTINGS.get(name, ()))
         # Of the programs of a setting, the one that fits least decides.
         nearest = sorted(limits, key=lambda rule: rule.at)[:1]
         estimated = estimated or any(rule.estimated for rule in nearest)
@@ -302,7 +302,11 @@ def _bounds(source: Source, plan: Plan, settings: Sequence[Setting]) -> Figure:
         pictures=pictures,
         caption="What the programs of a setting take in a global step at least, by published "
         "rates. "
-        + (lines if plan.walls else "Whether a size fits is another question: see memory above."),
+        + (
+            lines
+            if plan.largest_micro_batches
+            else "Whether a size fits is another question: see memory above."
+        ),
         table=Table(
             ("setting", "micro-batch", "least a global step", "", " "),
             rows,

@@ -24,7 +24,7 @@ from harness.upstream.engine.learner import (
     values,
 )
 from harness.upstream.engine.metrics import Scalars, not_finite, rows
-from harness.upstream.engine.resume import Point, latest, seal, take_back
+from harness.upstream.engine.resume import Point, latest, roll_back, seal
 from harness.upstream.instrument.parts import measure
 from harness.upstream.instrument.trace import Trace, parameters, watch, weights
 from harness.upstream.known_issues import (
@@ -77,12 +77,12 @@ __all__ = [
     "release",
     "reproduction",
     "restore_actor",
+    "roll_back",
     "rows",
     "rows_of_values_calls",
     "saved_steps",
     "seal",
     "standing",
-    "take_back",
     "total_rewards",
     "train_on",
     "values",

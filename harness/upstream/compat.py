@@ -55,7 +55,7 @@ def policy_loss_fn() -> Callable[..., Any]:
 
 
 def numbers_of(config: Any) -> dict[str, Any]:
-    """Return the arguments by which the policy loss is told the algorithm's numbers.
+    """Return the arguments by which the policy loss receives the algorithm's numbers.
 
     Args:
       config: Upstream's configuration of the algorithm.

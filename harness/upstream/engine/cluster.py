@@ -132,13 +132,13 @@ class EngineCluster(rl_cluster.RLCluster):
                 if trainer.checkpoint_manager._checkpoint_manager is not None:
                     trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise what they like
-            for trainer in trainers:  # nobody writes behind who reads what is said
+            for trainer in trainers:  # nothing is written while the errors are read
                 with contextlib.suppress(Exception):
                     trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
-            said = " ".join(str(error).split())
-            # What the system said stands at the end of what each layer puts before it.
+            text = " ".join(str(error).split())
+            # The system's message stands at the end of what each layer puts before it.
             reasons = [os.strerror(number) for number in _NO_WRITING]
-            reason = next((each for each in reasons if each in said), said[:200])
+            reason = next((each for each in reasons if each in text), text[:200])
             reason = reason or type(error).__name__
             raise errors.RunStopped(
                 f"the checkpoint of step {step} cannot be written ({reason}): make room, then go "

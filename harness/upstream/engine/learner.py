@@ -165,7 +165,7 @@ class EngineLearner(ppo_learner.PPOLearner):
             )
         if training:
             try:
-                self._tell("rollout")
+                self._report("rollout")
             except BaseException:
                 kwargs["data_queue"].put(None)  # or who waits for data waits for ever
                 raise
@@ -247,7 +247,7 @@ class EngineLearner(ppo_learner.PPOLearner):
                 self._write_metrics()
                 wanted |= self._watcher.batch_ended(done)
         if wanted or cluster.checkpoint_due:
-            self._tell("checkpoint")
+            self._report("checkpoint")
             step = cluster.save_checkpoints()
             if self._watcher is not None:
                 self._watcher.checkpoint_saved(step, done)
@@ -258,7 +258,7 @@ class EngineLearner(ppo_learner.PPOLearner):
             if trainer._prev_buffered_train_metrics is not None:
                 trainer._write_train_metrics()
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         if self._watcher is not None:
             self._watcher.doing(what, self.rl_cluster.global_steps)
 
@@ -275,7 +275,7 @@ class EngineLearner(ppo_learner.PPOLearner):
         examples = super()._process_accumulated_batches(*args, **kwargs)
         if self._watcher is not None and kwargs.get("mode") == rl_cluster.Mode.TRAIN:
             self._examples = examples
-            self._tell("train")
+            self._report("train")
         if kwargs.get("mode") == rl_cluster.Mode.TRAIN:
             return examples  # weighted once they are cut for an optimizer step
         return self.weighted(examples)
@@ -367,8 +367,8 @@ def make_learner(
 def release(learner: Learner) -> None:
     """Return back what a learner leaves behind when it has trained, or never did.
 
-    That is the thread on which it prepares batches, and TensorBoard's ears in
-    `jax.monitoring`, which otherwise hear every later training of the process.
+    That is the thread on which it prepares batches, and TensorBoard's listeners in
+    `jax.monitoring`, which otherwise receive every later training of the process.
 
     Args:
       learner: It must not be used afterwards.

@@ -33,7 +33,7 @@ _GUARDED = {
 
 
 class Scalars:
-    """Hears each figure that a cluster logs."""
+    """Record each figure that a cluster logs."""
 
     def __init__(self, cluster: cluster_lib.Cluster):
         """Begin to listen."""
@@ -72,7 +72,7 @@ class Scalars:
         """Return the figures recorded after the first `count`."""
         return self._recorded[count:]
 
-    def tell_again(self, scalars: Iterable[Scalar]) -> None:
+    def replay(self, scalars: Iterable[Scalar]) -> None:
         """Write figures of an earlier process to TensorBoard."""
         for backend in self._logger._backends:
             for event, value, step in scalars:

@@ -87,7 +87,7 @@ def latest(directory: pathlib.Path, run: str) -> Point:
     return Point(0, 0, tuple(refused))
 
 
-def take_back(directory: pathlib.Path, point: Point, run: str) -> None:
+def roll_back(directory: pathlib.Path, point: Point, run: str) -> None:
     """Let a point be the newest checkpoint of both models.
 
     What this run wrote later is deleted; what it did not write is moved to

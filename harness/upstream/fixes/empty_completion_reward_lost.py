@@ -1,4 +1,4 @@
-"""The reward of a completion that ends at once reaches nobody.
+"""The reward of a completion that ends at once is lost.
 
 Expected: a policy that stops at its first token, for a reward of 7, has a token with
 return 7.
@@ -13,7 +13,7 @@ from harness.upstream.fixes.known_issue import KnownIssue
 
 ISSUE = KnownIssue(
     id="empty-completion-reward-lost",
-    title="The reward of a completion that ends at once reaches nobody.",
+    title="The reward of a completion that ends at once is lost.",
     where="tunix/rl/ppo/ppo_learner.py:286",
     effect="Its row is masked whole: collapse to empty answers is never punished.",
     fix="As end-token-dropped: the row holds its stop token.",

@@ -37,7 +37,7 @@ ISSUE = KnownIssue(
     where="tunix/generate/sampler.py:945",
     effect=(
         "The choice to stop has no log-probability, value or gradient, and its reward "
-        "lands on the token before it: a policy that stops too early is never told."
+        "lands on the token before it: nothing tells a policy that it stops too early."
     ),
     fix="The rollout keeps the stop token that was drawn; the text has none, as before.",
     probe=probe,

@@ -16,7 +16,7 @@ from harness.upstream.fixes.known_issue import KnownIssue
 
 
 def probe() -> bool:
-    """Return whether a generation for evaluation is not told what it is for."""
+    """Return whether a generation for evaluation does not receive what it is for."""
     _, asked = one_group(rl_cluster.Mode.EVAL)
     return asked.get("mode") is not rl_cluster.Mode.EVAL
 
@@ -26,7 +26,7 @@ ISSUE = KnownIssue(
     title="A rollout configuration for evaluation is never used.",
     where="tunix/rl/ppo/ppo_learner.py:262",
     effect="Validation samples as training does; its figures are of another policy.",
-    fix="Generation is told what it is for.",
+    fix="Generation receives what it is for.",
     probe=probe,
     shown_by=("eval-config",),
 )

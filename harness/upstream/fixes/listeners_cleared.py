@@ -1,7 +1,7 @@
 """Closing a metrics logger clears the listeners of the whole process, and keeps its own.
 
 Expected: after `MetricsLogger.close`, a listener that someone else registered still
-hears of events, and the closed backend is given no more values.
+receives events, and the closed backend is given no more values.
 Got: the reverse. `jax.monitoring.clear_event_listeners` drops all but scalar listeners.
 """
 

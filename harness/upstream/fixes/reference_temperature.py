@@ -15,7 +15,7 @@ from harness.upstream.fixes.known_issue import KnownIssue
 
 
 def probe() -> bool:
-    """Return whether the reference is told the temperature, and the policy not."""
+    """Return whether the reference receives the temperature, and the policy does not."""
     policy, reference = log_prob_arguments(reference=False), log_prob_arguments(reference=True)
     return "temperature" in reference and "temperature" not in policy
 

@@ -20,7 +20,7 @@ from harness.upstream.fixes.known_issue import KnownIssue
 
 
 def probe() -> bool:
-    """Return whether a trainer saves at a step of its own, whoever manages it."""
+    """Return whether a trainer saves at a step of its own, whatever manages it."""
     saved: list[int] = []
     trainer = peft_trainer.PeftTrainer(
         Row(),

@@ -53,7 +53,7 @@ def reproduce() -> bool:
         )
         for process in range(2)
     ]
-    said = [(process.communicate()[0].split() or ["nothing"])[-1] for process in processes]
+    text = [(process.communicate()[0].split() or ["nothing"])[-1] for process in processes]
     print("expected: 4 rows in both processes")
-    print(f"got: {' and '.join(said)}")
-    return said == ["8", "8"]
+    print(f"got: {' and '.join(text)}")
+    return text == ["8", "8"]

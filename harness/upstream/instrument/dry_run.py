@@ -33,7 +33,7 @@ from harness.upstream.selection import Fixes
 VALIDATION = 100_000
 # Token ids below are pad, end and other special tokens.
 _FIRST_TOKEN = 10
-_NOBODY = -1
+_NO_PROMPT = -1
 _COLLECT = hooks.Hook("the collection of garbage", lambda of: gc, "collect")
 
 
@@ -161,7 +161,7 @@ def _problems(example: Any) -> tuple[int, ...]:
     last = np.where(mask, np.arange(mask.shape[1]), 0).max(axis=1)
     scores = np.asarray(example.returns)[np.arange(len(last)), last]
     one = (prompts == completions) & (prompts == scores)
-    return tuple(int(number) for number in np.where(one, prompts, _NOBODY))
+    return tuple(int(number) for number in np.where(one, prompts, _NO_PROMPT))
 
 
 def rehearse(

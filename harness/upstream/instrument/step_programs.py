@@ -97,17 +97,17 @@ def _note(name: str, function: Any, args: Any, kwargs: Any) -> Program:
     lowered = function.lower(*args, **kwargs)
     # What is static is no argument of the program, and has no info.
     given = dict(_paths((args, kwargs)))
-    told = [(given[path], info.donated) for path, info in _paths(lowered.args_info)]
+    arguments = [(given[path], info.donated) for path, info in _paths(lowered.args_info)]
     with compiles.Listener() as listener:
         compiled = lowered.compile()
     statistics = listener.statistics
     return Program(
         name=name,
         lowered=lowered,
-        kept=tuple(np.array(leaf) if donated else leaf for leaf, donated in told),
+        kept=tuple(np.array(leaf) if donated else leaf for leaf, donated in arguments),
         # A donated number becomes an array at each call anyway.
         places=tuple(
-            getattr(leaf, "sharding", None) if donated else None for leaf, donated in told
+            getattr(leaf, "sharding", None) if donated else None for leaf, donated in arguments
         ),
         compiled=compiled,
         compile_seconds=statistics.compile_seconds,
