@@ -6,7 +6,7 @@ from harness import recipe as recipe_lib
 
 
 @pytest.fixture
-def recipe() -> recipe_lib.Recipe:
+def ppo_recipe() -> recipe_lib.Recipe:
     """The tiny recipe with smaller LoRA factors and a batch of eight problems."""
     return recipe_lib.load(
         "tiny",

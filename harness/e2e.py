@@ -153,7 +153,7 @@ def figures(result: pipeline.Result, planned: Mapping[str, Any] | None) -> list[
     Returns:
       The figures; of times nothing is expected.
     """
-    before, after, expected = result.baseline, result.trained, result.account
+    before, after, expected = result.baseline, result.trained, result.summary
     found = [
         _accuracy("accuracy before PPO", before.accuracy, before.accuracy_ci95),
         _accuracy("accuracy after PPO", after.accuracy, after.accuracy_ci95, before.accuracy_ci95),

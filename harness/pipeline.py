@@ -21,7 +21,6 @@ from rich.progress import Progress
 from tunix.models.gemma3 import model as gemma3
 
 from harness import (
-    accounting,
     data,
     errors,
     evaluation,
@@ -50,7 +49,7 @@ class Result:
     Attributes:
       recipe: What was run.
       environment: Versions and devices.
-      account: What the arithmetic said beforehand.
+      summary: What the arithmetic said beforehand.
       mode: `patched` or `stock`.
       fixes: Ids of the fixes that were applied.
       problems: Number of problems of each split.
@@ -69,7 +68,7 @@ class Result:
 
     recipe: recipe_lib.Recipe
     environment: dict[str, Any]
-    account: accounting.Account
+    summary: recipe_lib.Summary
     mode: upstream.Mode
     fixes: tuple[str, ...]
     problems: dict[str, int]
@@ -95,7 +94,7 @@ class Result:
             "schema": artifact.SCHEMA,
             "recipe": recipe_lib.to_dict(self.recipe),
             "environment": self.environment,
-            "accounting": self.account.to_dict(),
+            "summary": self.summary.to_dict(),
             "upstream": {
                 "mode": self.mode,
                 "version": upstream.installed_version(),
@@ -294,7 +293,9 @@ def run(
         result = Result(
             recipe=recipe,
             environment=fingerprint,
-            account=accounting.account(recipe, overshoots=upstream.standing("max-steps-overshoot")),
+            summary=recipe_lib.summarize(
+                recipe, overshoots=upstream.standing("max-steps-overshoot")
+            ),
             mode=mode,
             fixes=in_place.ids,
             problems=dict(dataset.problems),
@@ -370,7 +371,7 @@ def _read(kept: progress.Progress) -> Result:
         return Result(
             recipe=recipe,
             environment=tree["environment"],
-            account=accounting.account(recipe),
+            summary=recipe_lib.summarize(recipe),
             mode=tree["upstream"]["mode"],
             fixes=tuple(tree["upstream"]["fixes"]),
             problems=tree["data"]["problems"],

@@ -221,7 +221,7 @@ def train(out_path: pathlib.Path, vocab_size: int = 512) -> None:
     if path.exists():
         raise HarnessError(f"{path} exists already: name a new file, or delete it first")
     sentences = (_assets() / _SENTENCES).read_text(encoding="utf-8").splitlines()
-    symbols = [*_TURN_MARKERS, "####", "\n", f" {recipes.SYSTEM_PROMPT}", "user", "model"]
+    symbols = [*_TURN_MARKERS, "####", "\n", f" {recipes.Data().system_prompt}", "user", "model"]
     symbols += arithmetic.fragments()
     model = io.BytesIO()
     try:

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from harness import (
-    accounting,
     data,
     errors,
     files,
@@ -131,7 +130,7 @@ def train(
             "began it; use that one"
         )
     try:
-        if point.global_step < accounting.global_steps(recipe):
+        if point.global_step < recipe_lib.global_steps(recipe):
             learner.train(dataset.train, dataset.validation)
         else:
             cluster.close()
@@ -146,7 +145,7 @@ def train(
         upstream.release(learner)
     scalars.check_written()
     recorded = scalars.since(0)
-    steps = upstream.rows([*before, *recorded], accounting.optimizer_steps_per_batch(recipe))
+    steps = upstream.rows([*before, *recorded], recipe_lib.optimizer_steps_per_batch(recipe))
     return Trained(
         steps,
         point.step if kept.resumed else None,

@@ -127,9 +127,9 @@ def whole_arrays() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, compiled_programs: pathlib.Path):
+def own_cache(tmp_path_factory: pytest.TempPathFactory, ppo_compiled_programs: pathlib.Path):
     """Keep prepared data and warm starts of the tests apart from the user's."""
-    del compiled_programs
+    del ppo_compiled_programs
     with pytest.MonkeyPatch.context() as patch:
         base = tmp_path_factory.getbasetemp()
         # The workers of a session share it, as they share the programs.
@@ -139,7 +139,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, compiled_programs: pathl
 
 
 @pytest.fixture
-def recipe() -> "recipe_lib.Recipe":
+def ppo_recipe() -> "recipe_lib.Recipe":
     return small_recipe()
 
 

@@ -30,7 +30,7 @@ def run(before: float = 0.3, after: float = 0.8, seed: int = 0) -> dict[str, Any
         "schema": "tunix-ppo-harness/result/2",
         "recipe": {"name": "tiny", "seed": seed},
         "environment": ENVIRONMENT,
-        "accounting": {"surprises": [{"id": "first-step", "text": "It does nothing."}]},
+        "summary": {"warnings": [{"id": "first-step", "text": "It does nothing."}]},
         "upstream": {"mode": "patched", "version": "0.1.7", "fixes": ["reward-truncated"]},
         "baseline": evaluation(before),
         "trained": evaluation(after),

@@ -27,7 +27,7 @@ def example_of(learner: Any, rows: int, seed: int = 0) -> Any:
     made["completion_mask"] = mask
     # Log-probs of tokens among five hundred, so that the ratio is not clipped throughout.
     made["old_per_token_logps"] -= 6.2
-    if "share" in made:
-        made["share"] = np.ones(rows)
+    if "token_weight" in made:
+        made["token_weight"] = np.ones(rows)
     typed = {name: jnp.asarray(value, getattr(shapes, name).dtype) for name, value in made.items()}
     return dataclasses.replace(shapes, **typed)

@@ -6,7 +6,7 @@ import pathlib
 import pydantic
 import pytest
 
-from harness import accounting, evaluation, pipeline, upstream
+from harness import evaluation, pipeline, upstream
 from harness import recipe as recipe_lib
 from harness.artifacts import check, gate, plan, reading, run
 from harness.checks import conformance
@@ -41,7 +41,7 @@ def test_the_result_of_a_run_is_what_its_model_says():
     result = pipeline.Result(
         recipe=recipe,
         environment=environment.fingerprint(),
-        account=accounting.account(recipe),
+        summary=recipe_lib.summarize(recipe),
         mode="stock",
         fixes=(),
         problems={"train": 9},

@@ -101,12 +101,17 @@ def logger_of(
 
 
 def test_wandb_is_not_touched_because_it_is_installed(
-    wandb, closing, tmp_path, mesh, tokenizer, actor, critic
+    wandb, closing, tmp_path, ppo_mesh, ppo_tokenizer, ppo_actor, ppo_critic
 ):
     recipe = small_recipe()
     upstream.check_backends(recipe)
     cluster = upstream.make_cluster(
-        recipe, mesh=mesh, actor=actor, critic=critic, tokenizer=tokenizer, directory=tmp_path
+        recipe,
+        mesh=ppo_mesh,
+        actor=ppo_actor,
+        critic=ppo_critic,
+        tokenizer=ppo_tokenizer,
+        directory=tmp_path,
     )
     logger: Any = cluster._rl_metrics_logger
     closing(logger)

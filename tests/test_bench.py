@@ -57,11 +57,11 @@ def test_a_call_under_a_trace_is_not_taken_for_the_program():
     assert jax.tree.leaves(found["step"].lowered.args_info)[0].shape == (4,)
 
 
-def test_every_program_of_a_real_step_is_found(learner, rollout_batch, recipe):
-    found = step_programs.programs(learner, rollout_batch)
+def test_every_program_of_a_real_step_is_found(ppo_learner, ppo_batch, ppo_recipe):
+    found = step_programs.programs(ppo_learner, ppo_batch)
     assert tuple(found) == step_programs.NAMES
-    rows = recipe.batching.train_micro_batch_size
-    length = recipe.rollout.max_new_tokens
+    rows = ppo_recipe.batching.train_micro_batch_size
+    length = ppo_recipe.rollout.max_new_tokens
     for name, program in found.items():
         figures = programs.figures(program.lowered, program.compiled)
         assert figures.peak_bytes >= figures.argument_bytes > 0, name

@@ -68,7 +68,7 @@ def test_account_prints_a_table_and_writes_json(capsys, tmp_path):
     assert "stops-early" in out
     found = json.loads(file.read_text())
     assert (found["optimizer_steps"], found["global_steps"]) == (20, 5)
-    assert {each["id"] for each in found["surprises"]} >= {"no-end-of-turn", "whitening-group"}
+    assert {each["id"] for each in found["warnings"]} >= {"no-end-of-turn", "whitening-group"}
 
 
 def test_the_recipe_is_printed_as_toml_that_can_be_given_back(capsys, tmp_path):

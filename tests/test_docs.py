@@ -8,6 +8,7 @@ import pytest
 from harness import docs, recipe, upstream
 from harness.docs import __main__ as command
 from harness.docs import markdown, recipe_fields
+from harness.recipe import fields
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -67,8 +68,8 @@ def test_the_value_of_a_preset_is_shown_where_it_differs(made):
 @pytest.mark.parametrize(
     ("annotation", "text", "rules"),
     [
-        (recipe.PositiveInt, "int", ("> 0",)),
-        (recipe.Fraction | None, "float or `none`", ("≥ 0", "≤ 1")),
+        (fields.PositiveInt, "int", ("> 0",)),
+        (fields.Fraction | None, "float or `none`", ("≥ 0", "≤ 1")),
         (recipe.Dtype, "`float32` or `bfloat16`", ()),
         (tuple[str, ...], "list of str", ()),
         (recipe.Lora | None, "table or `none`", ()),

@@ -146,9 +146,9 @@ def verdicts(result: pipeline.Result, planned: dict | None = None) -> dict[str, 
 def test_a_good_run_holds_to_every_expectation(finished_run, monkeypatch):
     figures = {each.name: each for each in e2e.figures(finished_run.result, None)}
     assert False not in {each.holds for each in figures.values()}
-    account = finished_run.result.account
-    assert figures["global steps"].expected == str(account.global_steps) == "2"
-    step = str(account.checkpoint_steps[-1])
+    summary = finished_run.result.summary
+    assert figures["global steps"].expected == str(summary.global_steps) == "2"
+    step = str(summary.checkpoint_steps[-1])
     assert figures["optimizer step of the checkpoint"].measured == step
     rate = figures["completion tokens per second of training"].measured
     seconds = next(p["seconds"] for p in finished_run.json["phases"] if p["name"] == "train")

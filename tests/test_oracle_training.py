@@ -13,7 +13,6 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import accounting
 from harness import recipe as recipe_lib
 from harness.oracle import optimizer, rollout, sampling
 from harness.oracle import schedule as schedule_lib
@@ -719,33 +718,33 @@ def test_schedule_refuses_sizes_that_do_not_divide_or_are_none(sizes):
 @pytest.mark.parametrize("preset", ["gemma3-1b", "tiny"])
 def test_schedule_and_account_agree(preset):
     recipe = recipe_lib.load(preset)
-    account = accounting.account(recipe)
+    summary = recipe_lib.summarize(recipe)
     batching = recipe.batching
     uses = schedule_lib.schedule(
-        account.batches,
+        summary.batches,
         batching.rollout_batch_size,
         batching.mini_batch_size,
         batching.train_micro_batch_size,
         recipe.ppo.num_epochs,
-        account.max_steps,
+        summary.max_steps,
     )
-    assert schedule_lib.global_steps(uses) == account.global_steps
-    assert schedule_lib.optimizer_steps(uses) == account.optimizer_steps
-    assert len({use.problem for use in uses}) == account.rollouts
-    assert 1 + max(use.micro_batch for use in uses) == account.gradient_accumulation
+    assert schedule_lib.global_steps(uses) == summary.global_steps
+    assert schedule_lib.optimizer_steps(uses) == summary.optimizer_steps
+    assert len({use.problem for use in uses}) == summary.rollouts
+    assert 1 + max(use.micro_batch for use in uses) == summary.gradient_accumulation
     calls = batching.rollout_batch_size // batching.rollout_micro_batch_size
-    assert schedule_lib.generations(uses) * calls == account.generations
+    assert schedule_lib.generations(uses) * calls == summary.generations
 
 
 @pytest.mark.parametrize("preset", ["gemma3-1b", "tiny"])
 def test_learning_rate_and_account_agree(preset):
     recipe = recipe_lib.load(preset)
-    account = accounting.account(recipe)
+    summary = recipe_lib.summarize(recipe)
     peak = recipe.optimizers.actor_learning_rate
-    warmup = recipe.optimizers.warmup_fraction * account.max_steps
+    warmup = recipe.optimizers.warmup_fraction * summary.max_steps
     rates = [
-        optimizer.learning_rate(step, peak, warmup, account.max_steps)
-        for step in range(account.optimizer_steps)
+        optimizer.learning_rate(step, peak, warmup, summary.max_steps)
+        for step in range(summary.optimizer_steps)
     ]
-    found = account.actor_learning_rate
+    found = summary.actor_learning_rate
     assert (rates[0], max(rates), rates[-1]) == pytest.approx((found.first, found.peak, found.last))

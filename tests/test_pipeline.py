@@ -18,7 +18,7 @@ def test_result_has_the_contracts_keys(finished_run):
         "schema",
         "recipe",
         "environment",
-        "accounting",
+        "summary",
         "upstream",
         "baseline",
         "trained",
@@ -148,7 +148,7 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(finished_run):
 
 
 def test_a_run_did_what_the_account_said(finished_run):
-    output, did = finished_run.result.account, finished_run.json
+    output, did = finished_run.result.summary, finished_run.json
     assert len(did["steps"]) == output.global_steps
     assert did["checkpoint_step"] == output.optimizer_steps
     assert did["baseline"]["total"] == output.test_problems
@@ -157,7 +157,7 @@ def test_a_run_did_what_the_account_said(finished_run):
         for folder in (finished_run.out / "checkpoints" / "actor").iterdir()
         if folder.name.isdigit()
     )
-    assert tuple(kept) == output.checkpoints_kept
+    assert tuple(kept) == output.checkpoints_left
 
 
 def _fresh_actor(recipe: recipe_lib.Recipe):
@@ -168,7 +168,7 @@ def _fresh_actor(recipe: recipe_lib.Recipe):
 
 @pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
 def test_a_checkpoint_is_restored_by_the_step_that_was_saved(finished_run, place):
-    kept = finished_run.result.account.checkpoints_kept
+    kept = finished_run.result.summary.checkpoints_left
     actor = _fresh_actor(finished_run.recipe)
     assert upstream.restore_actor(actor, finished_run.out, kept[place]) == kept[place]
     saved = killing.weights(finished_run.out, kept[place])

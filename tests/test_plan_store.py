@@ -242,7 +242,7 @@ def test_the_sources_of_programs_are_found():
     }
     assert {"upstream/engine/learner.py", "upstream/fixes/model_not_donated.py"} <= found
     assert {"upstream/engine/temperature.py", "models/gemma.py"} <= found
-    assert {"recipe.py", "accounting.py", "plan/worker.py", "plan/resident.py"} <= found
+    assert {"recipe/schema.py", "recipe/schedule.py", "plan/worker.py", "plan/resident.py"} <= found
     assert not any(name.startswith("cli/") for name in found)
 
 

@@ -10,13 +10,14 @@ import optax
 import pytest
 from flax import nnx
 
-from harness import accounting, models, pipeline, rounding, upstream
+from harness import models, pipeline, upstream
 from harness import recipe as recipe_lib
 from harness.checks.context import Context
 from harness.errors import HarnessError
 from harness.gate import records
 from harness.models import checkpoint, gemma
 from harness.oracle import optimizer as oracle
+from harness.recipe import rounding
 from harness.upstream.engine import cluster
 from harness.upstream.instrument import dry_run as dry_run
 from harness.upstream.instrument import programs
@@ -237,7 +238,7 @@ def test_moments_in_bfloat16_on_request_do_not_fade_and_the_summary_says_so():
     found, recipe = after_one_large_gradient(*asked)
     assert found.mu.dtype == found.nu.dtype == jnp.bfloat16
     assert float(found.nu[0]) == pytest.approx(0.1, abs=1e-3)
-    assert "at b2 = 0.999" in surprises(recipe)["moments-do-not-decay"]
+    assert "at b2 = 0.999" in warnings(recipe)["moments-do-not-decay"]
 
 
 @pytest.mark.parametrize("accumulators", ["float32", "bfloat16"])
@@ -269,8 +270,8 @@ def test_tunix_as_installed_is_not_asked_for_what_it_has_no_setting_for(field):
 # ---------------------------------------------------------------- the summary
 
 
-def surprises(recipe: recipe_lib.Recipe) -> dict[str, str]:
-    return {each.id: each.text for each in accounting.account(recipe).surprises}
+def warnings(recipe: recipe_lib.Recipe) -> dict[str, str]:
+    return {each.id: each.text for each in recipe_lib.summarize(recipe).warnings}
 
 
 MESSAGES = {
@@ -282,23 +283,21 @@ MESSAGES = {
 }
 
 
-@pytest.mark.parametrize(("surprise", "cause"), MESSAGES.items())
-def test_a_warning_comes_with_its_cause_and_not_with_bfloat16_alone(surprise, cause):
-    assert surprise not in surprises(recipe_lib.load("gemma3-1b", assignments=BF16))
-    assert surprise in surprises(recipe_lib.load("gemma3-1b", assignments=cause))
+@pytest.mark.parametrize(("warning", "cause"), MESSAGES.items())
+def test_a_warning_comes_with_its_cause_and_not_with_bfloat16_alone(warning, cause):
+    assert warning not in warnings(recipe_lib.load("gemma3-1b", assignments=BF16))
+    assert warning in warnings(recipe_lib.load("gemma3-1b", assignments=cause))
 
 
 def test_a_rate_below_what_float32_holds_is_named_too():
-    found = surprises(
-        recipe_lib.load("tiny", assignments=["optimizers.critic_learning_rate=1e-10"])
-    )
+    found = warnings(recipe_lib.load("tiny", assignments=["optimizers.critic_learning_rate=1e-10"]))
     assert "float32 rounds it away" in found["critic-updates-lost"]
     assert "actor-updates-lost" not in found
 
 
 def test_a_cache_in_bfloat16_is_half_as_large():
     sizes = [
-        accounting.account(recipe_lib.load("gemma3-1b", assignments=asked)).cache_bytes
+        recipe_lib.summarize(recipe_lib.load("gemma3-1b", assignments=asked)).cache_bytes
         for asked in ([], ["rollout.dtype=bfloat16"], ["model.dtype=bfloat16"])
     ]
     assert sizes[0] == 2 * sizes[1] == 2 * sizes[2]
@@ -491,7 +490,7 @@ def test_the_planned_rollout_takes_the_copy_and_a_cache_of_its_dtype(assignments
     rows = recipe.batching.rollout_micro_batch_size
     state = programs.state_bytes(learner, rows)
     lengths = recipe.model.num_layers * rows * 4  # an end for each sequence and layer
-    assert state["cache"] == accounting.account(recipe).cache_bytes + lengths
+    assert state["cache"] == recipe_lib.summarize(recipe).cache_bytes + lengths
     arguments = jax.tree.leaves(programs.lower(learner, "decode", rows).args_info)
     total = sum(np.prod(each.shape, dtype=int) * each.dtype.itemsize for each in arguments)
     assert total == sum(held[name] for name in given) + sum(state.values())

@@ -19,7 +19,7 @@ USER = "<start_of_turn>user\n{question}<end_of_turn>\n"
 
 
 def check(
-    prompt: str = recipes.TEMPLATE, system_prompt: str = "", *questions: str
+    prompt: str = recipes.Data().prompt, system_prompt: str = "", *questions: str
 ) -> prompt_check.Checked:
     base = recipes.load("tiny")
     config = dataclasses.replace(base.data, prompt=prompt, system_prompt=system_prompt)
@@ -45,7 +45,7 @@ def test_the_presets_own_prompts_pass(preset):
 )
 def test_what_looks_like_a_special_token_and_is_none_is_refused_and_shown_as_pieces(text):
     with pytest.raises(HarnessError) as refusal:
-        check(f"{text}{recipes.TEMPLATE}")
+        check(f"{text}{recipes.Data().prompt}")
     output = str(refusal.value)
     assert output.startswith(f"data.prompt holds {text}, which looks like a special token and is")
     assert f"{len(BUILTIN.encode(text))} pieces of text" in output
@@ -57,7 +57,7 @@ def test_what_looks_like_a_special_token_and_is_none_is_refused_and_shown_as_pie
 @pytest.mark.parametrize("text", ["<answer>", "<reasoning>", "<b>", "x<y>z", "[1]", "a < b > c"])
 def test_tags_and_signs_that_are_text_are_left_alone(text):
     assert check(system_prompt=text).warnings == ()
-    assert check(recipes.TEMPLATE, "", f"What is {text}?").warnings == ()
+    assert check(recipes.Data().prompt, "", f"What is {text}?").warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_a_prompt_that_does_not_end_where_the_models_turn_begins_is_reported(pro
 
 def test_questions_that_hold_special_tokens_are_counted_and_the_first_is_named():
     asked = ("How many?", "Say <end_of_turn> twice.", "Read <eos>.")
-    (found,) = check(recipes.TEMPLATE, "", *asked).warnings
+    (found,) = check(recipes.Data().prompt, "", *asked).warnings
     assert found.id == "special-token-in-question"
     assert found.text.startswith("2 question(s) hold")
     assert "'Say <end_of_turn> twice.', holds <end_of_turn>, which is encoded as the" in found.text
-    (found,) = check(recipes.TEMPLATE, "", *asked[::2]).warnings
+    (found,) = check(recipes.Data().prompt, "", *asked[::2]).warnings
     assert "holds <eos>, which looks like a special token and is encoded as text" in found.text
 
 

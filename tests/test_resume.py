@@ -22,7 +22,7 @@ import pytest
 from metrax.logging import tensorboard_backend
 from tunix.sft import checkpoint_manager
 
-from harness import accounting, errors, files, models, pipeline, progress, training, upstream
+from harness import errors, files, models, pipeline, progress, training, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
@@ -33,7 +33,7 @@ from tests.conftest import SMALL, SMALL_OPTIONS, small_recipe
 from tests.test_cli import ROOT, call
 
 # Optimizer step of the small recipe's last checkpoint.
-LAST = accounting.account(
+LAST = recipe_lib.summarize(
     small_recipe(), overshoots=upstream.standing("max-steps-overshoot")
 ).checkpoint_steps[-1]
 
@@ -67,14 +67,14 @@ def at(
 
 
 def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
-    finished_run, tmp_path, compiled_programs, monkeypatch, capsys
+    finished_run, tmp_path, ppo_compiled_programs, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     out = pathlib.Path("deep", "again")  # relative, as a person types it
     # SIGKILL, to a process of its own, while it makes the second batch's updates.
     environment = {
         **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(compiled_programs),
+        "JAX_COMPILATION_CACHE_DIR": str(ppo_compiled_programs),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": str(ROOT),

@@ -77,8 +77,8 @@ def test_what_is_measured_is_the_reward_that_is_learned_from(own_parts):
     assert own_parts.json["baseline"]["accuracy"] == own_parts.json["trained"]["accuracy"] == 1.0
     lines = (own_parts.out / "samples.jsonl").read_text().splitlines()
     assert {json.loads(line)["score"] for line in lines} == {2.0}
-    surprises = [each["id"] for each in own_parts.json["accounting"]["surprises"]]
-    assert "right-by-threshold" in surprises
+    warnings = [each["id"] for each in own_parts.json["summary"]["warnings"]]
+    assert "right-by-threshold" in warnings
 
 
 def test_a_reference_model_validation_dual_clip_and_entropy_run(own_parts):
@@ -102,7 +102,7 @@ BAD = {
 
 
 def test_a_device_that_fails_while_training_ends_the_run_in_one_sentence(
-    recipe, tmp_path, monkeypatch
+    ppo_recipe, tmp_path, monkeypatch
 ):
     plain = donation.TrainStep.__call__
 
@@ -112,17 +112,17 @@ def test_a_device_that_fails_while_training_ends_the_run_in_one_sentence(
 
     monkeypatch.setattr(donation.TrainStep, "__call__", failing)
     with pytest.raises(RunStopped, match=r"device failed while training \(INTERNAL: a core halted"):
-        pipeline.run(recipe, tmp_path / "out")
+        pipeline.run(ppo_recipe, tmp_path / "out")
     assert not (tmp_path / "out" / "result.json").exists()
 
 
-def test_too_few_devices_leave_nothing_behind(recipe, tmp_path):
+def test_too_few_devices_leave_nothing_behind(ppo_recipe, tmp_path):
     sizes = (
         "batching.rollout_batch_size=16",
         "batching.mini_batch_size=16",
         "batching.train_micro_batch_size=16",
     )
-    asked = recipe_lib.replace(recipe, *sizes, "sharding.fsdp=16")
+    asked = recipe_lib.replace(ppo_recipe, *sizes, "sharding.fsdp=16")
     with pytest.raises(HarnessError, match="needs 16 devices"):
         pipeline.run(asked, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -130,18 +130,18 @@ def test_too_few_devices_leave_nothing_behind(recipe, tmp_path):
 
 @pytest.mark.parametrize(("assignment", "output"), BAD.items())
 @pytest.mark.parametrize("exists", [True, False])
-def test_what_cannot_be_run_leaves_nothing_behind(assignment, output, exists, recipe, tmp_path):
+def test_what_cannot_be_run_leaves_nothing_behind(assignment, output, exists, ppo_recipe, tmp_path):
     out = tmp_path / "deep" / "out"
     if exists:
         out.mkdir(parents=True)
     with pytest.raises(HarnessError, match=output.replace("(", r"\(")):
-        pipeline.run(recipe_lib.replace(recipe, assignment), out)
+        pipeline.run(recipe_lib.replace(ppo_recipe, assignment), out)
     assert out.exists() == exists
     assert not exists or not list(out.iterdir())
 
 
-def test_a_reward_that_fails_in_training_leaves_nothing_behind(recipe, tmp_path):
-    failing = recipe_lib.replace(recipe, "reward.function=tests.test_runs:short_reward")
+def test_a_reward_that_fails_in_training_leaves_nothing_behind(ppo_recipe, tmp_path):
+    failing = recipe_lib.replace(ppo_recipe, "reward.function=tests.test_runs:short_reward")
     with pytest.raises(HarnessError, match="gave 1 numbers for 8 completions"):
         pipeline.run(failing, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -153,7 +153,7 @@ def short_reward(prompts, completions, **columns):
     return [0.0]
 
 
-def test_an_output_folder_that_cannot_be_written_is_named(recipe, tmp_path: pathlib.Path):
+def test_an_output_folder_that_cannot_be_written_is_named(ppo_recipe, tmp_path: pathlib.Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HarnessError, match="cannot be written"):
-        pipeline.run(recipe, tmp_path / "file" / "out")
+        pipeline.run(ppo_recipe, tmp_path / "file" / "out")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness import accounting
+from harness import recipe as recipe_lib
 from tests import conformance
 
 # The very defect that JAX warns of is there.
@@ -28,8 +28,8 @@ def test_refused(each, name, seen):
     conformance.assert_refuses(each, name, seen)
 
 
-def test_the_account_tells_the_groups_that_are_whitened(seen):
-    output = accounting.account(seen.context.recipe)
+def test_a_recipes_summary_has_the_groups_that_are_whitened(seen):
+    output = recipe_lib.summarize(seen.context.recipe)
     groups = [len(g.scores) for g in seen.context.trace.groups if not g.evaluation]
     per_mini_batch = len(output.whitening_groups)
     assert groups == list(output.whitening_groups) * (len(groups) // per_mini_batch)

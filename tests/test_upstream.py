@@ -152,7 +152,7 @@ def _fresh_actor(recipe: recipe_lib.Recipe):
     return models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
 
 
-def test_a_folder_without_checkpoints_is_refused(recipe, tmp_path):
+def test_a_folder_without_checkpoints_is_refused(ppo_recipe, tmp_path):
     assert upstream.saved_steps(tmp_path) == []
     with pytest.raises(HarnessError, match="holds no checkpoint: train first"):
-        upstream.restore_actor(_fresh_actor(recipe), tmp_path)
+        upstream.restore_actor(_fresh_actor(ppo_recipe), tmp_path)

@@ -50,16 +50,16 @@ class Phase(OpenPart):
 
 
 class Message(Part):
-    """A sentence with a short name: a surprise of a recipe, or a warning of a run."""
+    """A sentence with a short name: a warning of a recipe, or of a run."""
 
     id: str
     text: str
 
 
-class Accounting(OpenPart):
+class Summary(OpenPart):
     """What arithmetic says of a recipe."""
 
-    surprises: list[Message] = []
+    warnings: list[Message] = []
 
 
 class Data(Part):
@@ -75,7 +75,7 @@ class Run(Part):
     schema_name: Literal["tunix-ppo-harness/result/2"] = Field(alias="schema")
     recipe: dict[str, Any]
     environment: Environment
-    accounting: Accounting = Accounting()
+    summary: Summary = Summary()
     upstream: Upstream
     data: Data = Data()
     warm_start: dict[str, Any] | None = None

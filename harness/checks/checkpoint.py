@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import accounting, errors, upstream
+from harness import errors, upstream
 from harness import recipe as recipe_lib
 from harness.checks import schedule, wrong
 from harness.checks.context import Context
@@ -58,7 +58,7 @@ def _states_of(trace: trace_lib.Trace, step: int, count: int) -> dict[str, dry_r
 
 def _observe_restored(context: Context) -> Observed:
     resumed = context.resumed
-    count = accounting.account(context.recipe).gradient_accumulation
+    count = recipe_lib.summarize(context.recipe).gradient_accumulation
     cut, again = context.rehearse(
         *schedule.RESUMED.assignments,
         batches=schedule.RESUMED.batches,
@@ -103,15 +103,15 @@ def _observe_resumed(context: Context) -> Observed:
 
 
 def _compare_resumed(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    account = accounting.account(observed["recipe"])
+    summary = recipe_lib.summarize(observed["recipe"])
     epochs = observed["recipe"].ppo.num_epochs
     whole, resumed = observed["whole"], observed["resumed"]
     trace, ended = resumed.trace, resumed.ended
-    per_batch = account.optimizer_steps_per_batch
+    per_batch = summary.optimizer_steps_per_batch
     done = resumed.step // per_batch
     first = done * epochs if "resume-skips-data" in known else done
-    steps = resumed.step + (account.global_steps - first) * per_batch
-    states = _states_of(whole, resumed.step, account.gradient_accumulation)
+    steps = resumed.step + (summary.global_steps - first) * per_batch
+    states = _states_of(whole, resumed.step, summary.gradient_accumulation)
     for role in _ROLES:
         updates = [each for each in trace.updates if each.role == role]
         for name, got, want in (
@@ -124,13 +124,13 @@ def _compare_resumed(observed: Observed, known: Collection[str]) -> Iterator[Com
             f"the {role}'s optimizer steps after each gradient",
             [each.train_steps for each in updates],
             [
-                resumed.step + (index + 1) // account.gradient_accumulation
-                for index in range((steps - resumed.step) * account.gradient_accumulation)
+                resumed.step + (index + 1) // summary.gradient_accumulation
+                for index in range((steps - resumed.step) * summary.gradient_accumulation)
             ],
         )
     drawn = [group for group in trace.groups if not group.evaluation]
     wanted = [group for group in whole.groups if not group.evaluation]
-    per = len(wanted) // account.global_steps
+    per = len(wanted) // summary.global_steps
     for name in ("prompts", "question", "answer"):
         yield Comparison(
             f"{name} that are drawn",
@@ -140,13 +140,13 @@ def _compare_resumed(observed: Observed, known: Collection[str]) -> Iterator[Com
     yield Comparison(
         "global steps at the end",
         trace.global_steps[-1],
-        done + account.global_steps - first,
+        done + summary.global_steps - first,
     )
     if {"resume-skips-data", "resume-restarts-noise"} & set(known):
         # From here on the two runs draw other completions, and nothing of the
         # one can be held against the other.
         return
-    updates = whole.updates[resumed.step * account.gradient_accumulation * len(_ROLES) :]
+    updates = whole.updates[resumed.step * summary.gradient_accumulation * len(_ROLES) :]
     yield Comparison("number of groups", len(drawn), len(wanted[first * per :]))
     yield Comparison("number of updates", len(trace.updates), len(updates))
     for index, (got, want) in enumerate(zip(drawn, wanted[first * per :], strict=False)):
@@ -157,7 +157,7 @@ def _compare_resumed(observed: Observed, known: Collection[str]) -> Iterator[Com
                 f"{name} of update {index}", _flat(getattr(got, name)), _flat(getattr(want, name))
             )
         yield Comparison(f"loss of update {index}", got.loss, want.loss)
-    last = _states_of(whole, account.optimizer_steps, account.gradient_accumulation)
+    last = _states_of(whole, summary.optimizer_steps, summary.gradient_accumulation)
     for role in _ROLES:
         yield Comparison(
             f"the {role}'s final weights", _flat(ended[role].weights), _flat(last[role].weights)

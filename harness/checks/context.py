@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from harness import accounting, data, models, pipeline, upstream
+from harness import data, models, pipeline, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.oracle import gemma, logprob
@@ -276,7 +276,7 @@ class Context:
         It is not validated: that must change nothing.
         """
         whole = self.trace
-        step = accounting.optimizer_steps_per_batch(self.recipe)
+        step = recipe_lib.optimizer_steps_per_batch(self.recipe)
         folder = self.folder / "resumed"
         dry_run.copy_checkpoints(self.folder / "whole", folder, step)
         components = self.build(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import accounting, evaluation, rewards, upstream
+from harness import evaluation, rewards, upstream
 from harness import recipe as recipe_lib
 from harness.checks import wrong
 from harness.checks.context import Context
@@ -167,14 +167,14 @@ def _compare_all(observed: Observed, known: Collection[str]) -> Iterator[Compari
             [problem for look in by_role[0] for problem in look.problems],
         )
     recipe = observed["recipe"]
-    batching, account = recipe.batching, accounting.account(recipe)
+    batching, summary = recipe.batching, recipe_lib.summarize(recipe)
     case = Case(
         batching.rollout_batch_size,
         batching.mini_batch_size,
         batching.train_micro_batch_size,
         recipe.ppo.num_epochs,
-        max_steps=account.max_steps,
-        batches=account.batches,
+        max_steps=summary.max_steps,
+        batches=summary.batches,
     )
     every = recipe.evaluation.every_n_steps
     want = _looks(case, every, known, one_policy=observed["one_policy"])

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from harness import accounting
 from harness import recipe as recipe_lib
 from harness.checks import wrong
 from harness.checks.context import Context
@@ -131,9 +130,9 @@ def _rows(micro_batches: Sequence[tuple[int, Sequence[int]]]) -> np.ndarray:
 
 def _account(
     base: recipe_lib.Recipe, case: Case, known: Collection[str] = ()
-) -> accounting.Account:
+) -> recipe_lib.Summary:
     recipe = recipe_lib.replace(base, *case.assignments)
-    return accounting.account(recipe, one_policy=_OFF not in known)
+    return recipe_lib.summarize(recipe, one_policy=_OFF not in known)
 
 
 def _wanted_rows(uses: Sequence[oracle.Use]) -> np.ndarray:
@@ -170,7 +169,7 @@ def _observe_schedule(context: Context) -> Observed:
 
 def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     for case, got in zip(observed["cases"], observed["got"], strict=True):
-        uses, account = case.uses_where(known), _account(observed["base"], case, known)
+        uses, summary = case.uses_where(known), _account(observed["base"], case, known)
         for role in _ROLES:
             steps = [each for each in got.steps if each.role == role]
             rows = _rows([(each.train_steps, each.problems) for each in steps])
@@ -183,7 +182,7 @@ def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Co
             )
             for name, wanted in (
                 ("oracle's", oracle.optimizer_steps(uses)),
-                ("account's", account.optimizer_steps),
+                ("account's", summary.optimizer_steps),
             ):
                 yield Comparison(
                     f"{role}'s optimizer steps of {case}, {name}",
@@ -199,8 +198,8 @@ def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Co
             np.concatenate(orders[0]),
         )
         for name, figures in (
-            ("global steps", (got.global_steps, oracle.global_steps(uses), account.global_steps)),
-            ("generations", (len(got.draws), _generations(case, uses, known), account.generations)),
+            ("global steps", (got.global_steps, oracle.global_steps(uses), summary.global_steps)),
+            ("generations", (len(got.draws), _generations(case, uses, known), summary.generations)),
         ):
             yield Comparison(f"{name} of {case}, oracle's", figures[0], figures[1])
             yield Comparison(f"{name} of {case}, account's", figures[0], figures[2])
@@ -256,9 +255,9 @@ def _sorted(rows: np.ndarray) -> np.ndarray:
 def _compare_run(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     del known
     recipe = observed["recipe"]
-    account = accounting.account(recipe)
+    summary = recipe_lib.summarize(recipe)
     groups = [group for group in observed["groups"] if not group.evaluation]
-    batches = observed["batches"][: account.global_steps]
+    batches = observed["batches"][: summary.global_steps]
     for name in ("prompts", "answer", "question"):
         yield Comparison(
             f"{name} of the groups, in order",
@@ -267,14 +266,14 @@ def _compare_run(observed: Observed, known: Collection[str]) -> Iterator[Compari
         )
     rows = np.concatenate([_ids(group.example) for group in groups])
     size, epochs = recipe.batching.mini_batch_size, recipe.ppo.num_epochs
-    count = account.gradient_accumulation
+    count = summary.gradient_accumulation
     for role in _ROLES:
         updates = [each for each in observed["updates"] if each.role == role]
         done = [each.train_steps for each in updates]
         yield Comparison(
             f"the {role}'s count of optimizer steps",
             done,
-            [(index + 1) // count for index in range(account.optimizer_steps * count)],
+            [(index + 1) // count for index in range(summary.optimizer_steps * count)],
         )
         for step in range(len(updates) // count):
             used = np.concatenate(
@@ -293,7 +292,7 @@ def _compare_run(observed: Observed, known: Collection[str]) -> Iterator[Compari
     kinds = ["train" if name in _ROLES else name for name in events]
     phases = [kind for i, kind in enumerate(kinds) if not i or kind != kinds[i - 1]]
     phases = [kind for kind in phases if kind in ("batch", "train")]
-    yield Comparison("phases", phases, ["batch", "train"] * account.global_steps)
+    yield Comparison("phases", phases, ["batch", "train"] * summary.global_steps)
     yield Comparison(
         "groups that follow a generation",
         [
@@ -304,7 +303,7 @@ def _compare_run(observed: Observed, known: Collection[str]) -> Iterator[Compari
         [True] * len(observed["groups"]),
     )
     yield Comparison(
-        "global steps", observed["global_steps"], list(range(1, account.global_steps + 1))
+        "global steps", observed["global_steps"], list(range(1, summary.global_steps + 1))
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import accounting
+from harness import recipe as recipe_lib
 from harness.checks import wrong
 from harness.checks.context import Context, Replay
 from harness.checks.property import EXACT, Comparison, Observed, Property, Tolerance
@@ -159,7 +159,7 @@ def _observe(context: Context) -> Observed:
         "reported": reported,
         "after": [step.after for step in found],
         "moments": [step.updates[-1].moments_after for step in found],
-        "per_batch": accounting.optimizer_steps_per_batch(context.recipe),
+        "per_batch": recipe_lib.optimizer_steps_per_batch(context.recipe),
     }
 
 
@@ -253,7 +253,7 @@ def _compare_adamw(observed: Observed, known: Collection[str]) -> Iterator[Compa
     recipe = observed["replay"].recipe
     config = recipe.optimizers
     peaks = {"actor": config.actor_learning_rate, "critic": config.critic_learning_rate}
-    total = accounting.max_steps(recipe)
+    total = recipe_lib.max_steps(recipe)
     for step, after, moments in zip(
         observed["steps"], observed["after"], observed["moments"], strict=True
     ):

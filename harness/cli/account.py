@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from harness import recipe as recipe_lib
 from harness.cli import common, options, render
 
 
@@ -16,10 +17,10 @@ from harness.cli import common, options, render
 @options.json_file
 def account(json_file: pathlib.Path | None, **recipe_options: Any) -> None:
     """Print what a recipe will do, by arithmetic alone, and warn of what one may not expect."""
-    from harness import accounting, prompt_preview
+    from harness import prompt_preview
 
     recipe = options.load_recipe(**recipe_options)
-    found = accounting.account(recipe)
+    found = recipe_lib.summarize(recipe)
     prompt = prompt_preview.preview(recipe)
     tree = {**found.to_dict(), "prompt": dataclasses.asdict(prompt)}
     common.write_json(json_file, tree)
@@ -27,7 +28,7 @@ def account(json_file: pathlib.Path | None, **recipe_options: Any) -> None:
     console.print(render.account(tree))
     note = "" if prompt.status == "ok" else f" ({prompt.status})"
     console.print(f"[bold]First prompt[/bold]{note}: {escape(prompt.text)}", soft_wrap=True)
-    if found.surprises:
+    if found.warnings:
         console.print("[bold]Warnings[/bold]")
-    for warning in found.surprises:
+    for warning in found.warnings:
         console.print(f"  [bold]{warning.id}[/bold]: {escape(warning.text)}")

@@ -110,7 +110,7 @@ def account(tree: Mapping[str, Any]) -> Table:
     """Return the figures of a recipe's account, as plain JSON values."""
     table = Table("figure", "value")
     for name, value in tree.items():
-        if name not in ("surprises", "prompt"):
+        if name not in ("warnings", "prompt"):
             table.add_row(name.replace("_", " "), _readable(value))
     return table
 

@@ -105,9 +105,7 @@ def _groups(cls: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 def _presets() -> dict[str, dict[str, Any]]:
     names = [name for name in recipe_lib.PRESETS if name != recipe_lib.Recipe().name]
-    trees = {name: recipe_lib.to_dict(recipe_lib.load(name)) for name in names}
-    trees["tiny on GSM8K"] = recipe_lib.to_dict(recipe_lib.load("tiny", source="tfds"))
-    return trees
+    return {name: recipe_lib.to_dict(recipe_lib.load(name)) for name in names}
 
 
 def _table(path: tuple[str, ...], cls: type, presets: dict[str, dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
-from harness import accounting, hardware, programs
+from harness import hardware, programs
 from harness import recipe as recipe_lib
 from harness.programs import Program
 
@@ -354,4 +354,4 @@ def tokens(recipe: recipe_lib.Recipe, program: str) -> int:
 
 def global_steps(recipe: recipe_lib.Recipe) -> int:
     """Return the global steps of the whole run."""
-    return accounting.global_steps(recipe)
+    return recipe_lib.global_steps(recipe)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from harness import accounting, errors, hardware, programs
+from harness import errors, hardware, programs
 from harness import recipe as recipe_lib
 from harness.programs import Program
 
@@ -17,7 +17,7 @@ def group(recipe: recipe_lib.Recipe, fixes: Collection[str]) -> int:
     if "whitening-group" in fixes:
         whole = "mini-batch-off-policy" in fixes
         return recipe.batching.rollout_batch_size if whole else recipe.batching.mini_batch_size
-    return max(accounting.whitening_groups(recipe.batching))
+    return max(recipe_lib.whitening_groups(recipe.batching))
 
 
 def sequences(recipe: recipe_lib.Recipe, program: str, fixes: Collection[str]) -> int:

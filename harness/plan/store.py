@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from harness import accounting, cache, upstream
+from harness import cache, upstream
 from harness import recipe as recipe_lib
 from harness.measure import environment
 from harness.plan import sources
@@ -169,7 +169,7 @@ class Store:
                 for group, values in tree.items()
                 if group not in _NO_PROGRAM[""]
             },
-            "max_steps": accounting.max_steps(job.recipe),
+            "max_steps": recipe_lib.max_steps(job.recipe),
             "accumulation": batching.mini_batch_size // batching.train_micro_batch_size,
             "mini_batch": batching.mini_batch_size if job.program == "resident" else None,
             "fixes": job.fix_ids,

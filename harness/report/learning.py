@@ -34,7 +34,7 @@ def parts(runs: Runs) -> list[Part]:
     for source, run in runs:
         if run.warnings:
             parts.append(_messages("warning", f"Warnings of {source.name}", run.warnings))
-        if found := run.accounting.surprises:
+        if found := run.summary.warnings:
             caption = f"What in the recipe of {source.name} may be unexpected, by arithmetic"
             parts.append(_messages("what", caption, found, folded=True))
     return parts

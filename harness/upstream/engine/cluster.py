@@ -16,7 +16,7 @@ from orbax import checkpoint as ocp
 from tunix.rl import rl_cluster
 from tunix.rl.rollout import base_rollout
 
-from harness import accounting, errors, models
+from harness import errors, models
 from harness import recipe as recipe_lib
 from harness.measure import memory
 from harness.tokenizer import Tokenizer
@@ -231,7 +231,7 @@ def make_schedule(recipe: recipe_lib.Recipe, peak: float) -> optax.Schedule:
     Returns:
       Learning rate by optimizer step, counted from 0.
     """
-    steps = accounting.max_steps(recipe)
+    steps = recipe_lib.max_steps(recipe)
     return optax.schedules.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=peak,
@@ -300,7 +300,7 @@ def make_cluster(
     training = rl_cluster.RLTrainingConfig(
         actor_optimizer=make_optimizer(recipe, recipe.optimizers.actor_learning_rate),
         critic_optimizer=make_optimizer(recipe, recipe.optimizers.critic_learning_rate),
-        max_steps=accounting.max_steps(recipe),
+        max_steps=recipe_lib.max_steps(recipe),
         eval_every_n_steps=recipe.evaluation.every_n_steps,
         mini_batch_size=batching.mini_batch_size,
         train_micro_batch_size=batching.train_micro_batch_size,

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from tunix.rl import common, reward_manager, rl_cluster
 from tunix.rl.ppo import ppo_learner
+from tunix.rl.rollout.base_rollout import RolloutOutput
 
 from harness import errors
 from harness import recipe as recipe_lib
@@ -379,6 +380,20 @@ def release(learner: Learner) -> None:
         # JAX asserts that the listener is there; it need not be.
         with contextlib.suppress(AssertionError, ValueError):
             jax.monitoring.unregister_scalar_listener(backend.log_scalar)
+
+
+def sample(learner: Learner, batch: Mapping[str, np.ndarray]) -> RolloutOutput:
+    """Sample completions with the settings of training.
+
+    Args:
+      learner: The learner.
+      batch: Columns of one batch, `prompts` among them, each [B].
+
+    Returns:
+      Tunix's output of the rollout: texts and tokens of B completions.
+    """
+    prompts = [str(each) for each in batch["prompts"]]
+    return learner.rl_cluster.generate(prompts, micro_batch_size=learner._rollout_micro_batch_size)
 
 
 def generate_example(learner: Learner, batch: Mapping[str, np.ndarray]) -> TrainExample:

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from harness import accounting
 from harness import recipe as recipe_lib
 from harness.upstream.engine import cluster
 
@@ -15,22 +14,22 @@ def _is_adam(state) -> bool:
     return isinstance(state, optax.ScaleByAdamState)
 
 
-def surprises(recipe: recipe_lib.Recipe) -> dict[str, str]:
-    return {each.id: each.text for each in accounting.account(recipe).surprises}
+def warnings(recipe: recipe_lib.Recipe) -> dict[str, str]:
+    return {each.id: each.text for each in recipe_lib.summarize(recipe).warnings}
 
 
 def test_the_reference_stops_after_five_of_its_ten_batches():
-    found = accounting.account(recipe_lib.load("gemma3-1b"))
+    found = recipe_lib.summarize(recipe_lib.load("gemma3-1b"))
     # 10 batches of 16 by mini-batches of 8 make max_steps 20; two mini-batches
     # times two epochs make 4 optimizer steps a batch.
     assert (found.batches, found.max_steps, found.optimizer_steps_per_batch) == (10, 20, 4)
     assert (found.global_steps, found.optimizer_steps, found.rollouts) == (5, 20, 80)
     assert (found.problems_used, found.problems_available) == (80, 7473)
-    assert "after 5 of 10 batches" in surprises(recipe_lib.load("gemma3-1b"))["stops-early"]
+    assert "after 5 of 10 batches" in warnings(recipe_lib.load("gemma3-1b"))["stops-early"]
 
 
-def test_the_references_other_surprises_are_named():
-    found = surprises(recipe_lib.load("gemma3-1b"))
+def test_the_references_other_warnings_are_named():
+    found = warnings(recipe_lib.load("gemma3-1b"))
     assert "<end_of_turn>" in found["no-end-of-turn"]
     assert "over 4 sequences, not over the batch of 16" in found["whitening-group"]
     assert {
@@ -55,10 +54,10 @@ CURES = {
 }
 
 
-@pytest.mark.parametrize(("surprise", "cure"), CURES.items())
-def test_a_surprise_goes_when_its_cause_goes(surprise, cure):
-    assert surprise in surprises(recipe_lib.load("gemma3-1b"))
-    assert surprise not in surprises(recipe_lib.load("gemma3-1b", assignments=cure))
+@pytest.mark.parametrize(("warning", "cure"), CURES.items())
+def test_a_warning_goes_when_its_cause_goes(warning, cure):
+    assert warning in warnings(recipe_lib.load("gemma3-1b"))
+    assert warning not in warnings(recipe_lib.load("gemma3-1b", assignments=cure))
 
 
 CAUSES = {
@@ -71,10 +70,10 @@ CAUSES = {
 }
 
 
-@pytest.mark.parametrize(("surprise", "cause"), CAUSES.items())
-def test_a_surprise_comes_with_its_cause(surprise, cause):
-    assert surprise not in surprises(recipe_lib.load("gemma3-1b"))
-    assert surprise in surprises(recipe_lib.load("gemma3-1b", assignments=cause))
+@pytest.mark.parametrize(("warning", "cause"), CAUSES.items())
+def test_a_warning_comes_with_its_cause(warning, cause):
+    assert warning not in warnings(recipe_lib.load("gemma3-1b"))
+    assert warning in warnings(recipe_lib.load("gemma3-1b", assignments=cause))
 
 
 @pytest.mark.parametrize(
@@ -86,13 +85,13 @@ def test_a_surprise_comes_with_its_cause(surprise, cause):
         ["evaluation.rule=reward", "reward.correct=10"],
     ],
 )
-def test_no_surprise_where_what_is_measured_is_what_is_trained_for(assignments):
-    found = surprises(recipe_lib.load("gemma3-1b", assignments=assignments))
+def test_no_warning_where_what_is_measured_is_what_is_trained_for(assignments):
+    found = warnings(recipe_lib.load("gemma3-1b", assignments=assignments))
     assert not {"evaluation-by-another-rule", "right-by-threshold"} & found.keys()
 
 
 def test_the_tiny_preset_uses_every_batch():
-    found = accounting.account(recipe_lib.load("tiny"))
+    found = recipe_lib.summarize(recipe_lib.load("tiny"))
     assert found.global_steps == found.batches
 
 
@@ -116,22 +115,22 @@ def test_whitening_groups_by_hand(mini, train, rollout, logps, groups):
         rollout_micro_batch_size=rollout,
         compute_logps_micro_batch_size=logps,
     )
-    assert accounting.whitening_groups(batching) == groups
+    assert recipe_lib.whitening_groups(batching) == groups
 
 
 @pytest.mark.parametrize("preset", sorted(recipe_lib.PRESETS))
 def test_learning_rates_are_those_of_the_optimizer_that_is_built(preset):
     recipe = recipe_lib.load(preset)
     schedule = cluster.make_schedule(recipe, 1e-3)
-    steps = range(accounting.max_steps(recipe) + 3)
-    mine = [accounting.learning_rate(recipe, 1e-3, step) for step in steps]
+    steps = range(recipe_lib.max_steps(recipe) + 3)
+    mine = [recipe_lib.learning_rate(recipe, 1e-3, step) for step in steps]
     built = np.asarray([schedule(step) for step in steps], np.float64)
     # optax computes in float32: half a unit in the last place of the peak, a few times over.
     assert mine == pytest.approx(built, abs=1e-9)
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
-    rates = accounting.account(recipe_lib.load("gemma3-1b")).actor_learning_rate
+    rates = recipe_lib.summarize(recipe_lib.load("gemma3-1b")).actor_learning_rate
     assert rates.first == 0.0
     assert rates.peak == pytest.approx(1e-6)
     # Step 19 of 20, two of them warm-up: cosine at 17/18 of its way.
@@ -157,12 +156,12 @@ def test_the_optimizer_clips_by_global_norm_only_if_asked():
 
 def test_the_cache_of_the_reference_by_hand():
     # 2 (key, value) x 26 layers x 4 sequences x 1024 positions x 1 head x 256 x 4 bytes.
-    assert accounting.account(recipe_lib.load("gemma3-1b")).cache_bytes == 218_103_808
+    assert recipe_lib.summarize(recipe_lib.load("gemma3-1b")).cache_bytes == 218_103_808
 
 
 def test_max_steps_by_number_by_reference_and_for_all():
     recipe = recipe_lib.load("gemma3-1b")
-    assert accounting.max_steps(recipe) == 20
-    assert accounting.max_steps(recipe_lib.replace(recipe, "optimizers.max_steps=all")) == 40
-    assert accounting.max_steps(recipe_lib.replace(recipe, "optimizers.max_steps=7")) == 7
-    assert accounting.global_steps(recipe_lib.replace(recipe, "optimizers.max_steps=7")) == 2
+    assert recipe_lib.max_steps(recipe) == 20
+    assert recipe_lib.max_steps(recipe_lib.replace(recipe, "optimizers.max_steps=all")) == 40
+    assert recipe_lib.max_steps(recipe_lib.replace(recipe, "optimizers.max_steps=7")) == 7
+    assert recipe_lib.global_steps(recipe_lib.replace(recipe, "optimizers.max_steps=7")) == 2
