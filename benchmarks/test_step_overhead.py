@@ -27,9 +27,10 @@ from tunix.rl import rl_cluster
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import base_rollout
 
-from harness import data, models, pipeline, progress, rewards, training, upstream
+from harness import data, models, rewards, training, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
+from harness.training import loop, run_dir
 from harness.upstream.engine import backends
 
 WARM_UP, TURNS = 4, 48
@@ -176,7 +177,7 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
     source = [dataset.train[i] for i in range(len(dataset.train) - 1)]
 
     def pieces() -> tuple[Any, Any]:
-        policy = pipeline.make_policy(recipe, mesh)
+        policy = models.make_policy(recipe, mesh)
         return (
             models.build_actor(recipe, policy, mesh),
             models.build_critic(recipe, policy, mesh),
@@ -187,8 +188,8 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
 
     def as_run_does(mode: upstream.Mode, actor: Any, critic: Any, batches: Iterator[Any]) -> None:
         fixes = upstream.choose_fixes(mode)
-        with progress.claim(tmp_path / mode, recipe, mode, {}) as kept:
-            training.train(
+        with run_dir.claim(tmp_path / mode, recipe, mode, {}) as kept:
+            loop.train(
                 recipe,
                 # An iterator is all that upstream asks of training data.
                 dataclasses.replace(dataset, train=batches, validation=None),  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ import json
 import pathlib
 import sys
 
-from harness import pipeline
 from harness import recipe as recipe_lib
+from harness import training
 
 
 def write_problems(folder: pathlib.Path) -> None:
@@ -33,7 +33,7 @@ def write_problems(folder: pathlib.Path) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(chosen) + "\n", encoding="utf-8")
 
 
-def main(out: pathlib.Path, *assignments: str) -> pipeline.Result:
+def main(out: pathlib.Path, *assignments: str) -> training.Result:
     """Write the problems and train on them.
 
     Args:
@@ -47,7 +47,7 @@ def main(out: pathlib.Path, *assignments: str) -> pipeline.Result:
     recipe = recipe_lib.load(
         "tiny", source=f"jsonl:{out / 'problems'}", assignments=["data.num_batches=4", *assignments]
     )
-    return pipeline.run(recipe, out / "run")
+    return training.run(recipe, out / "run")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ and evaluation scores by the same function.
 import pathlib
 import sys
 
-from harness import pipeline
 from harness import recipe as recipe_lib
+from harness import training
 
 
 def brevity(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
@@ -28,7 +28,7 @@ def brevity(prompts: list[str], completions: list[str], **columns: object) -> li
     return [1 / (1 + len(text)) for text in completions]
 
 
-def main(out: pathlib.Path, *assignments: str) -> pipeline.Result:
+def main(out: pathlib.Path, *assignments: str) -> training.Result:
     """Run the tiny recipe with `brevity`.
 
     Args:
@@ -43,7 +43,7 @@ def main(out: pathlib.Path, *assignments: str) -> pipeline.Result:
         # The name under which a run imports the function; this folder is on its path.
         assignments=["reward.function=own_reward:brevity", "data.num_batches=20", *assignments],
     )
-    return pipeline.run(recipe, out)
+    return training.run(recipe, out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from harness import doctor, errors, footprint, hardware, pipeline
+from harness import doctor, errors, footprint, hardware, training
 from harness import recipe as recipe_lib
 from harness.measure import memory
 from harness.models import kaggle
@@ -143,7 +143,7 @@ def plan(recipe: recipe_lib.Recipe, name: str, mode: str) -> dict[str, Any] | No
     raise errors.HarnessError(f"whether the recipe fits {name} could not be found out: {last}")
 
 
-def figures(result: pipeline.Result, planned: Mapping[str, Any] | None) -> list[Figure]:
+def figures(result: training.Result, planned: Mapping[str, Any] | None) -> list[Figure]:
     """Compare what a run measured with what it should be.
 
     Args:

@@ -125,9 +125,9 @@ def ppo_dataset(ppo_recipe: Recipe, ppo_tokenizer: Tokenizer) -> Dataset:
 @pytest.fixture(scope=_scope)
 def ppo_policy(ppo_recipe: Recipe, ppo_mesh: Mesh) -> Gemma3:
     """The Gemma 3 before LoRA and without warm start, random or from the checkpoint."""
-    from harness import pipeline
+    from harness import models
 
-    return pipeline.make_policy(ppo_recipe, ppo_mesh)
+    return models.make_policy(ppo_recipe, ppo_mesh)
 
 
 @pytest.fixture(scope=_scope)

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness import e2e, errors, files, models, pipeline
+from harness import e2e, errors, files, models, training
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.measure import environment, memory
@@ -167,7 +167,7 @@ def run(
             sha256 = write_checkpoint(recipe, out)
             gc.collect()  # modules refer to themselves, and would keep the weights
             memory.give_back()
-        result = pipeline.run(
+        result = training.run(
             recipe, out / "run", console=console, log_probs=out / "log_probs.json", part=parts
         )
     seconds = time.perf_counter() - start
@@ -218,7 +218,7 @@ def _claim(out: pathlib.Path) -> None:
         raise files.cannot_write(out, error) from None
 
 
-def wrong(result: pipeline.Result, sha256: str, seconds: float, limits: Limits) -> Iterator[str]:
+def wrong(result: training.Result, sha256: str, seconds: float, limits: Limits) -> Iterator[str]:
     """Return what did not hold, a sentence each."""
     loaded = (result.model or {}).get("sha256")
     if loaded != sha256:

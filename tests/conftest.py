@@ -14,8 +14,8 @@ import pytest
 if TYPE_CHECKING:
     # Imported where they are used: the process that only hands tests to workers
     # would wait for them too.
-    from harness import pipeline
     from harness import recipe as recipe_lib
+    from harness import training
 
 # What a user has set for compilers and devices is not what is tested here.
 for _name in tuple(os.environ):
@@ -155,7 +155,7 @@ class Run:
 
     recipe: "recipe_lib.Recipe"
     out: pathlib.Path
-    result: "pipeline.Result"
+    result: "training.Result"
 
     @property
     def json(self) -> dict[str, Any]:
@@ -180,6 +180,6 @@ def finished_run(own_cache: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def run_small(out: pathlib.Path, recipe: "recipe_lib.Recipe", **options: Any) -> Run:
-    from harness import pipeline
+    from harness import training
 
-    return Run(recipe, out, pipeline.run(recipe, out, **options))
+    return Run(recipe, out, training.run(recipe, out, **options))

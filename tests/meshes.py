@@ -53,7 +53,7 @@ DONATION = ("batching.train_micro_batch_size=4",)
 
 def run(out: pathlib.Path, recipe: Any, fixes: str = "all") -> dict[str, Any]:
     """Run the recipe, stopped after its first batch and resumed; return its result."""
-    from harness import errors, pipeline
+    from harness import errors, training
 
     asked = []
 
@@ -64,9 +64,9 @@ def run(out: pathlib.Path, recipe: Any, fixes: str = "all") -> dict[str, Any]:
         return asked[-1]
 
     try:
-        pipeline.run(recipe, out, fixes=fixes, stop=stop)
+        training.run(recipe, out, fixes=fixes, stop=stop)
     except errors.Terminated:
-        pipeline.run(recipe, out, fixes=fixes, resume=True)
+        training.run(recipe, out, fixes=fixes, resume=True)
     else:
         raise RuntimeError("the run was not stopped")
     return json.loads((out / "result.json").read_text())

@@ -6,7 +6,7 @@ import pathlib
 import pydantic
 import pytest
 
-from harness import evaluation, pipeline, upstream
+from harness import evaluation, training, upstream
 from harness import recipe as recipe_lib
 from harness.artifacts import check, gate, plan, reading, run
 from harness.checks import conformance
@@ -38,7 +38,7 @@ def evaluated(accuracy: float) -> evaluation.Evaluation:
 
 def test_the_result_of_a_run_is_what_its_model_says():
     recipe = recipe_lib.load("tiny")
-    result = pipeline.Result(
+    result = training.Result(
         recipe=recipe,
         environment=environment.fingerprint(),
         summary=recipe_lib.summarize(recipe),

@@ -24,7 +24,7 @@ import pytest
 from flax import nnx, serialization
 from orbax import checkpoint as ocp
 
-from harness import models, pipeline, upstream
+from harness import models, upstream
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from harness.models import checkpoint, gemma
@@ -314,7 +314,7 @@ def test_a_runs_own_checkpoint_is_restored_where_another_device_wrote_it(finishe
     assert theirs.is_dir()
     recipe = finished_run.recipe
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = models.make_policy(recipe, mesh)
     actor = models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
     step = upstream.restore_actor(actor, tmp_path)
     saved = killing.weights(finished_run.out, step)

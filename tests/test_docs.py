@@ -62,7 +62,10 @@ def test_every_field_of_the_recipe_has_a_type_and_a_description(made):
 
 def test_the_value_of_a_preset_is_shown_where_it_differs(made):
     (line,) = (each for each in made["recipe.md"].splitlines() if "| `lora.rank`" in each)
-    assert line == "| `lora.rank` | int | `64` | tiny: `16` | > 0 | Rank of each pair. |"
+    found = (
+        "| `lora.rank` | int | `64` | tiny: `16`<br>tiny-gsm8k: `16` | > 0 | Rank of each pair. |"
+    )
+    assert line == found
 
 
 @pytest.mark.parametrize(

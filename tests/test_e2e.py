@@ -10,7 +10,7 @@ import types
 import jax
 import pytest
 
-from harness import doctor, e2e, pipeline
+from harness import doctor, e2e, training
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from tests.test_cli import ROOT, call
@@ -139,7 +139,7 @@ def test_an_installation_without_a_plan_is_not_asked(monkeypatch):
     assert e2e.plan(recipe_lib.load("gemma3-1b"), "v6e-1", "patched") is None
 
 
-def verdicts(result: pipeline.Result, planned: dict | None = None) -> dict[str, bool | None]:
+def verdicts(result: training.Result, planned: dict | None = None) -> dict[str, bool | None]:
     return {each.name: each.holds for each in e2e.figures(result, planned)}
 
 
@@ -197,7 +197,7 @@ def test_the_command_runs_plans_and_judges(finished_run, capsys, tmp_path, monke
         finished_run.result,
         dataclasses.replace(finished_run.result, checkpoint_step=2),
     ]
-    monkeypatch.setattr(pipeline, "run", lambda recipe, out, **options: results.pop(0))
+    monkeypatch.setattr(training, "run", lambda recipe, out, **options: results.pop(0))
     for expected in (0, 1):
         code, out, _ = call(capsys, "e2e", "--max-batches", 1, "--out", tmp_path / "out")
         assert code == expected

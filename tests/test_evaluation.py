@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from tunix.sft import utils as sft_utils
 
-from harness import data, evaluation, models, pipeline, rewards, upstream
+from harness import data, evaluation, models, rewards, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from tests.conftest import small_recipe
@@ -124,7 +124,7 @@ def answering():
     recipe = small_recipe()
     mesh = models.make_mesh(recipe.sharding)
     tokenizer = tokenizer_lib.load(recipe)
-    actor = models.apply_lora(pipeline.make_policy(recipe, mesh), recipe.lora, mesh, 0)
+    actor = models.apply_lora(models.make_policy(recipe, mesh), recipe.lora, mesh, 0)
     return recipe, actor, upstream.Generator(recipe, actor, tokenizer, mesh), tokenizer
 
 

@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from harness import errors, pipeline, progress, upstream
+from harness import errors, training, upstream
+from harness.training import run_dir
 from tests import killing
 from tests.conftest import small_recipe
 from tests.test_cli import call
@@ -77,23 +78,23 @@ def test_without_any_fix_a_run_is_stopped_killed_and_gone_on_with_bit_for_bit(
     del own_cache
     recipe = small_recipe("checkpoints.save_interval_steps=2")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    want = pipeline.run(recipe, whole, fixes="none")
+    want = training.run(recipe, whole, fixes="none")
     assert want.fixes == ()
     assert want.to_dict()["upstream"]["fixes"] == []
 
     journal = broken / "progress" / "journal.jsonl"
     with pytest.raises(errors.Terminated):
-        pipeline.run(recipe, broken, fixes="none", stop=journal.exists)
-    identity = progress.identity_of(broken)
+        training.run(recipe, broken, fixes="none", stop=journal.exists)
+    identity = run_dir.identity_of(broken)
     assert identity is not None
     assert upstream.latest(broken, identity.id) == upstream.Point(2, 1)
     with monkeypatch.context() as patch:
         at(patch, "train", 2, _kill)
         with pytest.raises(Killed):
-            pipeline.run(recipe, broken, fixes="none", resume=True)
+            training.run(recipe, broken, fixes="none", resume=True)
     with pytest.raises(errors.HarnessError, match="has fixes = none, not all"):
-        pipeline.run(recipe, broken, resume=True)
-    got = pipeline.run(recipe, broken, fixes="none", resume=True)
+        training.run(recipe, broken, resume=True)
+    got = training.run(recipe, broken, fixes="none", resume=True)
     assert got.resumed_at == 2
     assert killing.differences(broken, whole) == []
 
@@ -106,7 +107,7 @@ def test_without_any_fix_a_reward_that_is_not_finite_stops_the_run(own_cache, tm
     del own_cache
     recipe = small_recipe("reward.function=tests.test_resume:nan_at_the_third")
     with pytest.raises(errors.RunStopped, match="the reward is not finite in global step 1"):
-        pipeline.run(recipe, tmp_path / "out", fixes="none")
+        training.run(recipe, tmp_path / "out", fixes="none")
     (saved,) = pathlib.Path(tmp_path / "out" / "not_finite").iterdir()
     with np.load(saved) as batch:
         assert np.flatnonzero(~np.isfinite(batch["scores"])).tolist() == [2]

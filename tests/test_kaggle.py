@@ -15,7 +15,7 @@ import pytest
 from kagglehub import http_resolver
 from kagglesdk import kaggle_env
 
-from harness import models, pipeline
+from harness import models
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
@@ -173,7 +173,7 @@ def test_a_credentials_file_that_is_none_is_not_quoted(server, tmp_path, monkeyp
 def published(tmp_path_factory) -> pathlib.Path:
     """A small Gemma 3 as Kaggle lays out the real one: weights one level down, tokenizer beside."""
     recipe = small_recipe()
-    policy = pipeline.make_policy(recipe, models.make_mesh(recipe.sharding))
+    policy = models.make_policy(recipe, models.make_mesh(recipe.sharding))
     folder = tmp_path_factory.mktemp("published")
     checkpoint.write(gemma.weights_of(policy), folder / "gemma3-1b-it")
     tokenizer = pathlib.Path(tokenizer_lib.__file__).parent / "assets" / "tiny_tokenizer.model"
@@ -199,7 +199,7 @@ def test_what_kaggle_has_is_downloaded_once_and_loaded(
     assert tokenizer_lib.load(local).vocab_size == 512
     random = small_recipe()
     mesh = models.make_mesh(random.sharding)
-    loaded, drawn = (pipeline.make_policy(each, mesh) for each in (local, random))
+    loaded, drawn = (models.make_policy(each, mesh) for each in (local, random))
     assert models.checksum(loaded) == models.checksum(drawn)
     asked = len(server.secrets_seen)
     assert kaggle.local(of_kaggle()) == local
@@ -214,7 +214,7 @@ def test_what_kaggle_has_is_downloaded_once_and_loaded(
 def test_what_was_loaded_is_described(published):
     recipe = small_recipe("model.weights=checkpoint", f"model.checkpoint={published}")
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = models.make_policy(recipe, mesh)
     found = probe.describe(policy)
     shapes = {name: each["shape"] for name, each in found["arrays"].items()}
     assert shapes["embedder/input_embedding"] == [512, 32]
@@ -239,9 +239,9 @@ def test_log_probs_of_a_prompt_are_made_by_the_command_and_tell_models_apart(
     recipe = small_recipe("model.weights=checkpoint", f"model.checkpoint={published}")
     mesh = models.make_mesh(recipe.sharding)
     tokenizer = tokenizer_lib.load(recipe)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = models.make_policy(recipe, mesh)
     assert probe.compare(policy, tokenizer, mesh, file) == 0
-    other = pipeline.make_policy(
+    other = models.make_policy(
         recipe_lib.load("tiny", overrides={"seed": 3}, assignments=SMALL), mesh
     )
     with pytest.raises(HarnessError, match=r"differ from .* nats, more than 0\.01"):

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness import learning_signal, progress, training
+from harness import training
+from harness.training import guards, learning_signal, run_dir
 from tests.conftest import small_recipe
 from tests.test_resume import Recorded
 
 
 @pytest.fixture
-def folder(tmp_path: pathlib.Path) -> Iterator[progress.Progress]:
-    with progress.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
+def folder(tmp_path: pathlib.Path) -> Iterator[run_dir.RunDirectory]:
+    with run_dir.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
         yield made
 
 
@@ -73,7 +74,7 @@ def test_it_is_said_once_after_a_few_batches(folder):
     output: list[str] = []
     recorded = Recorded([])
     options = training.Options(report=output.append)
-    watch = training._Watch(folder, recorded, options)  # type: ignore[arg-type]
+    watch = guards.Guard(folder, recorded, options)  # type: ignore[arg-type]
     for step in range(5):
         recorded.figures += figures(*[FLAT] * (step + 1))[3 * step :]
         watch.batch_ended(step + 1)
@@ -85,6 +86,6 @@ def test_a_resumed_run_counts_the_batches_before(folder):
     output: list[str] = []
     options = training.Options(report=output.append)
     recorded = Recorded(figures(*[FLAT] * 3)[6:])
-    watch = training._Watch(folder, recorded, options, figures(FLAT, FLAT))  # type: ignore[arg-type]
+    watch = guards.Guard(folder, recorded, options, figures(FLAT, FLAT))  # type: ignore[arg-type]
     watch.batch_ended(3)
     assert len(output) == 1

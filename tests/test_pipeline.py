@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harness import models, pipeline, rewards, upstream
+from harness import models, rewards, training, upstream
 from harness import recipe as recipe_lib
 from harness.errors import HarnessError
 from tests import killing
@@ -118,7 +118,7 @@ def test_eight_devices_run_the_whole_recipe_and_reach_the_same_weights(finished_
     def trained(run):
         mesh = models.make_mesh(run.recipe.sharding)
         actor = models.apply_lora(
-            pipeline.make_policy(run.recipe, mesh), run.recipe.lora, mesh, run.recipe.seed
+            models.make_policy(run.recipe, mesh), run.recipe.lora, mesh, run.recipe.seed
         )
         assert upstream.restore_actor(actor, run.out) == run.json["checkpoint_step"]
         return actor
@@ -143,7 +143,7 @@ def test_fixes_are_named(finished_run):
 def test_a_folder_with_another_run_is_refused_and_left_alone(finished_run):
     before = (finished_run.out / "result.json").read_bytes()
     with pytest.raises(HarnessError, match="is not empty, it may hold another run"):
-        pipeline.run(finished_run.recipe, finished_run.out)
+        training.run(finished_run.recipe, finished_run.out)
     assert (finished_run.out / "result.json").read_bytes() == before
 
 
@@ -162,7 +162,7 @@ def test_a_run_did_what_the_account_said(finished_run):
 
 def _fresh_actor(recipe: recipe_lib.Recipe):
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = models.make_policy(recipe, mesh)
     return models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from harness import hardware, models, pipeline, rewards, tokenizer, upstream
+from harness import hardware, models, rewards, tokenizer, upstream
 from harness import recipe as recipe_lib
 from harness.plan import roofline, shapes
 from harness.programs import ALWAYS, PHASES, SIZED_BY, Program
@@ -26,7 +26,7 @@ from .plans import abstract
 
 def real(recipe: recipe_lib.Recipe, mode: Any) -> Any:
     mesh, fixes = models.make_mesh(recipe.sharding), upstream.choose_fixes(mode)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = models.make_policy(recipe, mesh)
     cluster = upstream.make_cluster(
         recipe,
         mesh=mesh,

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from harness import models, pipeline, upstream
+from harness import models, upstream
 from harness import recipe as recipe_lib
 from harness.checks.context import Context
 from harness.errors import HarnessError
@@ -173,7 +173,7 @@ def test_a_checkpoint_in_bfloat16_is_loaded_as_it_is_and_trained_in_float32(mesh
     source = ("model.weights=checkpoint", f'model.checkpoint="{folder}"')
     recipe = small_recipe(*BF16, *source)
     lines: list[str] = []
-    policy = pipeline.make_policy(recipe, mesh, lines.append)
+    policy = models.make_policy(recipe, mesh, lines.append)
     assert lines == []
     critic = models.build_critic(recipe, policy, mesh)
     for path, leaf in gemma.weights_of(random).items():

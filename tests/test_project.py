@@ -120,13 +120,13 @@ def test_the_report_rests_on_artifacts_alone():
     [
         ("harness.measure", ("harness.models", "harness.upstream")),
         ("harness.rewards", ("harness.models", "harness.upstream")),
-        ("harness.doctor", ("harness.upstream", "harness.pipeline", "harness.evaluation")),
+        ("harness.doctor", ("harness.upstream", "harness.training", "harness.evaluation")),
         ("harness.data", ("harness.models", "harness.upstream")),
-        ("harness.models", ("harness.upstream", "harness.pipeline", "harness.evaluation")),
+        ("harness.models", ("harness.upstream", "harness.training", "harness.evaluation")),
         (
             "harness.upstream",
             (
-                "harness.pipeline",
+                "harness.training",
                 "harness.evaluation",
                 "harness.checks",
                 "harness.bench",
@@ -134,8 +134,8 @@ def test_the_report_rests_on_artifacts_alone():
                 "harness.cli",
             ),
         ),
-        ("harness.evaluation", ("harness.pipeline", "harness.checks", "harness.cli")),
-        ("harness.pipeline", ("harness.checks", "harness.cli")),
+        ("harness.evaluation", ("harness.training", "harness.checks", "harness.cli")),
+        ("harness.training", ("harness.checks", "harness.cli")),
         ("harness.checks", ("harness.cli", "harness.pytest_plugin", "harness.report")),
         ("harness.bench", ("harness.checks", "harness.gate", "harness.cli")),
         (

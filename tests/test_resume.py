@@ -22,10 +22,11 @@ import pytest
 from metrax.logging import tensorboard_backend
 from tunix.sft import checkpoint_manager
 
-from harness import errors, files, models, pipeline, progress, training, upstream
+from harness import errors, files, models, training, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
+from harness.training import guards, run_dir
 from harness.upstream.engine import cluster as cluster_lib
 from harness.upstream.instrument import dry_run
 from tests import killing
@@ -46,8 +47,8 @@ def refuse_to_write(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def whose(out: pathlib.Path) -> progress.Identity:
-    found = progress.identity_of(out)
+def whose(out: pathlib.Path) -> run_dir.Identity:
+    found = run_dir.identity_of(out)
     assert found is not None
     return found
 
@@ -56,14 +57,14 @@ def at(
     patch: pytest.MonkeyPatch, phase: str, global_step: int | None, act: Callable[[], object]
 ) -> None:
     """Act when the next run says that it begins a phase."""
-    now = progress.Progress.now
+    now = run_dir.RunDirectory.now
 
-    def saying(self: progress.Progress, what: str, **details) -> None:
+    def saying(self: run_dir.RunDirectory, what: str, **details) -> None:
         now(self, what, **details)
         if (what, details.get("global_step")) == (phase, global_step):
             act()
 
-    patch.setattr(progress.Progress, "now", saying)
+    patch.setattr(run_dir.RunDirectory, "now", saying)
 
 
 def test_two_runs_with_one_seed_are_bit_identical_however_often_one_is_stopped(
@@ -352,13 +353,13 @@ def test_resuming_reports_a_refused_checkpoint_and_loses_nothing(
     assert killing.differences(out, finished_run.out) == []
 
 
-def entry(global_step: int) -> progress.Entry:
-    return progress.Entry(global_step, (("actor/train/loss", 0.1 * global_step, global_step),))
+def entry(global_step: int) -> run_dir.Entry:
+    return run_dir.Entry(global_step, (("actor/train/loss", 0.1 * global_step, global_step),))
 
 
 @pytest.fixture
 def kept(tmp_path):
-    with progress.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
+    with run_dir.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
         yield made
 
 
@@ -380,7 +381,7 @@ def test_a_line_of_the_journal_that_cannot_be_written_is_reported(kept, monkeypa
     with pytest.raises(HarnessError, match=r"journal\.jsonl cannot be written \(No space left"):
         kept.record(entry(1))
     with pytest.raises(HarnessError, match=r"baseline\.json cannot be written \(No space left"):
-        kept.keep_stage("baseline", {})
+        kept.save_stage("baseline", {})
     assert kept.stage("baseline") is None
 
 
@@ -396,9 +397,9 @@ def test_what_stood_in_a_file_still_stands_if_it_cannot_be_written(tmp_path, mon
 
 HOLDER = """
 import pathlib, sys
-from harness import progress
+from harness.training import guards, run_dir
 from harness import recipe
-with progress.claim(pathlib.Path(sys.argv[1]), recipe.load("tiny"), "patched", {}):
+with run_dir.claim(pathlib.Path(sys.argv[1]), recipe.load("tiny"), "patched", {}):
     print("mine", flush=True)
     sys.stdin.read()
 """
@@ -423,19 +424,19 @@ def test_a_folder_is_one_process_s_until_it_dies(tmp_path, capsys):
         )
     holder.kill()
     holder.communicate()
-    with progress.claim(out, recipe_lib.load("tiny"), "patched", {}, resume=True) as kept:
+    with run_dir.claim(out, recipe_lib.load("tiny"), "patched", {}, resume=True) as kept:
         assert kept.resumed
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     out, recipe = tmp_path / "out", recipe_lib.load("tiny")
-    with pytest.raises(Killed), progress.claim(out, recipe, "patched", {}):
+    with pytest.raises(Killed), run_dir.claim(out, recipe, "patched", {}):
         raise Killed
     for folder in (out, out / "progress", out / "progress" / "stages"):
         folder.mkdir(exist_ok=True)
         (folder / ".result.json.0815cafe.tmp").write_text("half")
     (out / "mine.tmp").write_text("whole")
-    with progress.claim(out, recipe, "patched", {}, resume=True) as found:
+    with run_dir.claim(out, recipe, "patched", {}, resume=True) as found:
         assert found.resumed
         assert [each.name for each in out.rglob("*.tmp")] == ["mine.tmp"]
 
@@ -443,7 +444,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
 def test_a_run_goes_on_only_as_it_began(tmp_path, capsys):
     out = tmp_path / "out"
     recipe = recipe_lib.load("tiny")
-    with pytest.raises(Killed), progress.claim(out, recipe, "patched", {}):
+    with pytest.raises(Killed), run_dir.claim(out, recipe, "patched", {}):
         raise Killed
     for options, output in (
         (("--resume", "--set", "lora.rank=3"), "has lora.rank = 16, not 3: give the options"),
@@ -456,12 +457,12 @@ def test_a_run_goes_on_only_as_it_began(tmp_path, capsys):
 
 def fail(out: pathlib.Path, name: str) -> None:
     recipe = recipe_lib.load("tiny")
-    with progress.claim(out, recipe, "patched", {}, worth_keeping=("sealed",)):
+    with run_dir.claim(out, recipe, "patched", {}, worth_saving=("sealed",)):
         (out / name).write_text("")
         raise HarnessError("oh")
 
 
-def test_a_failed_run_leaves_what_is_worth_keeping(tmp_path):
+def test_a_failed_run_leaves_what_is_worth_saving(tmp_path):
     for worth, there in (("sealed", True), ("other", False)):
         out = tmp_path / worth
         with pytest.raises(HarnessError, match="oh"):
@@ -487,9 +488,9 @@ def test_sigterm_is_a_wish_and_the_second_an_order(again, capsys, tmp_path, monk
         if again:
             os.kill(os.getpid(), signal.SIGTERM)
             raise AssertionError("it went on")
-        raise progress.terminated(out)
+        raise run_dir.terminated(out)
 
-    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(training, "run", run)
     code, _, err = call(capsys, "run", "--out", tmp_path / "out")
     assert code == 143
     assert err.splitlines() == [
@@ -501,15 +502,15 @@ def test_sigterm_is_a_wish_and_the_second_an_order(again, capsys, tmp_path, monk
 def test_resume_alone_takes_recipe_and_mode_from_the_folder(capsys, tmp_path, monkeypatch):
     out = tmp_path / "out"
     began = recipe_lib.load("tiny", assignments=SMALL)
-    with pytest.raises(Killed), progress.claim(out, began, "stock", {}):
+    with pytest.raises(Killed), run_dir.claim(out, began, "stock", {}):
         raise Killed
     seen = []
 
     def run(recipe, folder, *, mode, **options):
         seen.append((recipe, mode, options["resume"]))
-        raise progress.terminated(folder)
+        raise run_dir.terminated(folder)
 
-    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(training, "run", run)
     call(capsys, "run", "--resume", "--out", out)
     call(capsys, "run", "--resume", "--out", out, "--seed", 5)
     assert seen == [
@@ -579,10 +580,10 @@ def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_batch(event, w
         [("actor/train/loss", 1.0, 2), ("rewards/train/score/max", float("nan"), 1)]
     )
     output: list[str] = []
-    patient = training._Watch(
+    patient = guards.Guard(
         kept, recorded, training.Options(continue_on_nan=True, report=output.append)
     )
-    watch = training._Watch(kept, recorded, training.Options())
+    watch = guards.Guard(kept, recorded, training.Options())
     for each in (watch, patient):
         each.doing("train", 4)
         each.mini_batch_ended([EXAMPLE, EXAMPLE])
@@ -613,9 +614,9 @@ def test_stages_keep_everything(finished_run):
 
 def test_weights_have_a_checksum_that_sees_a_bit(finished_run):
     mesh = models.make_mesh(finished_run.recipe.sharding)
-    policy = pipeline.make_policy(finished_run.recipe, mesh)
+    policy = models.make_policy(finished_run.recipe, mesh)
     before = models.checksum(policy)
-    assert models.checksum(pipeline.make_policy(finished_run.recipe, mesh)) == before
+    assert models.checksum(models.make_policy(finished_run.recipe, mesh)) == before
     scale = policy.final_norm.scale
     scale.set_value(scale.get_value().at[0].add(1e-6))
     assert models.checksum(policy) != before

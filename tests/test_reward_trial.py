@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import errors, progress, reward_trial, rewards, training
+from harness import errors, reward_trial, rewards, training
 from harness import recipe as recipe_lib
+from harness.training import guards, run_dir
 from tests.conftest import SMALL_OPTIONS, small_recipe
 from tests.test_cli import call
 from tests.test_resume import Recorded
@@ -175,14 +176,14 @@ def test_a_time_limit_changes_neither_rewards_nor_errors():
 
 
 @pytest.fixture
-def folder(tmp_path: pathlib.Path) -> Iterator[progress.Progress]:
-    with progress.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
+def folder(tmp_path: pathlib.Path) -> Iterator[run_dir.RunDirectory]:
+    with run_dir.claim(tmp_path / "out", small_recipe(), "patched", {}) as made:
         yield made
 
 
-def guarded(folder: progress.Progress, name: str, step: int = 2, **settings: Any) -> Callable:
+def guarded(folder: run_dir.RunDirectory, name: str, step: int = 2, **settings: Any) -> Callable:
     recorded: Any = Recorded([])
-    watch = training._Watch(folder, recorded, training.Options(), (), lambda: step)
+    watch = guards.Guard(folder, recorded, training.Options(), (), lambda: step)
     return watch.guarded(rewards.build(reward(name, **settings)))
 
 

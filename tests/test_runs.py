@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from harness import models, pipeline
+from harness import models, training
 from harness import recipe as recipe_lib
 from harness.artifacts import run as artifact
 from harness.data import arithmetic
@@ -28,7 +28,7 @@ def own_parts(own_cache, tmp_path_factory):
         lines = [json.dumps(problem._asdict()) for problem in problems]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     recipe = small_recipe()
-    policy = pipeline.make_policy(recipe, models.make_mesh(recipe.sharding))
+    policy = models.make_policy(recipe, models.make_mesh(recipe.sharding))
     checkpoint.write(gemma.weights_of(policy), folder / "weights")
     return run_small(
         folder / "out",
@@ -112,7 +112,7 @@ def test_a_device_that_fails_while_training_ends_the_run_in_one_sentence(
 
     monkeypatch.setattr(donation.TrainStep, "__call__", failing)
     with pytest.raises(RunStopped, match=r"device failed while training \(INTERNAL: a core halted"):
-        pipeline.run(ppo_recipe, tmp_path / "out")
+        training.run(ppo_recipe, tmp_path / "out")
     assert not (tmp_path / "out" / "result.json").exists()
 
 
@@ -124,7 +124,7 @@ def test_too_few_devices_leave_nothing_behind(ppo_recipe, tmp_path):
     )
     asked = recipe_lib.replace(ppo_recipe, *sizes, "sharding.fsdp=16")
     with pytest.raises(HarnessError, match="needs 16 devices"):
-        pipeline.run(asked, tmp_path / "out")
+        training.run(asked, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_run_leaves_nothing_behind(assignment, output, exists, pp
     if exists:
         out.mkdir(parents=True)
     with pytest.raises(HarnessError, match=output.replace("(", r"\(")):
-        pipeline.run(recipe_lib.replace(ppo_recipe, assignment), out)
+        training.run(recipe_lib.replace(ppo_recipe, assignment), out)
     assert out.exists() == exists
     assert not exists or not list(out.iterdir())
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_run_leaves_nothing_behind(assignment, output, exists, pp
 def test_a_reward_that_fails_in_training_leaves_nothing_behind(ppo_recipe, tmp_path):
     failing = recipe_lib.replace(ppo_recipe, "reward.function=tests.test_runs:short_reward")
     with pytest.raises(HarnessError, match="gave 1 numbers for 8 completions"):
-        pipeline.run(failing, tmp_path / "out")
+        training.run(failing, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -156,4 +156,4 @@ def short_reward(prompts, completions, **columns):
 def test_an_output_folder_that_cannot_be_written_is_named(ppo_recipe, tmp_path: pathlib.Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HarnessError, match="cannot be written"):
-        pipeline.run(ppo_recipe, tmp_path / "file" / "out")
+        training.run(ppo_recipe, tmp_path / "file" / "out")

@@ -10,7 +10,7 @@ from tunix.rl import rl_cluster
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import vanilla_rollout
 
-from harness import models, pipeline, upstream
+from harness import models, upstream
 from harness import recipe as recipe_lib
 from harness.checks.context import Context
 from harness.errors import HarnessError
@@ -148,7 +148,7 @@ def test_rebinding_a_name_that_is_not_looked_up_fails():
 
 def _fresh_actor(recipe: recipe_lib.Recipe):
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = models.make_policy(recipe, mesh)
     return models.apply_lora(policy, recipe.lora, mesh, recipe.seed)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from harness import data, models, pipeline
+from harness import data, models
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
 from harness.models import gemma, warm_start
@@ -10,7 +10,7 @@ from tests.conftest import small_recipe
 
 def start(recipe, looks=None):
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = models.make_policy(recipe, mesh)
     report = warm_start.warm_start(
         recipe,
         policy,

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from harness import data, evaluation, models, pipeline, programs, rewards, upstream
+from harness import data, evaluation, models, programs, rewards, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.errors import HarnessError
@@ -195,7 +195,7 @@ class Context(contextlib.AbstractContextManager["Context"]):
         self._mesh = models.make_mesh(recipe.sharding)
         self._tokenizer = tokenizer_lib.load(recipe)
         self._dataset = data.load(recipe, self._tokenizer)
-        policy = pipeline.make_policy(recipe, self._mesh)
+        policy = models.make_policy(recipe, self._mesh)
         self._actor = models.build_actor(recipe, policy, self._mesh)
         cluster = upstream.make_cluster(
             recipe,

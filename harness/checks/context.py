@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from harness import data, models, pipeline, upstream
+from harness import data, models, upstream
 from harness import recipe as recipe_lib
 from harness import tokenizer as tokenizer_lib
 from harness.oracle import gemma, logprob
@@ -189,7 +189,7 @@ class Context:
         recipe = recipe_lib.replace(self.recipe, *assignments)
         mesh = models.make_mesh(recipe.sharding)
         tokenizer = tokenizer_lib.load(recipe)
-        policy = pipeline.make_policy(recipe, mesh)
+        policy = models.make_policy(recipe, mesh)
         actor = models.build_actor(recipe, policy, mesh)
         _move_apart(actor)
         critic = models.build_critic(recipe, policy, mesh)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import models, pipeline, upstream
+from harness import models, upstream
 from harness import recipe as recipe_lib
 from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
@@ -116,7 +116,7 @@ def _train(
     """Train a fresh policy on the rewards that `reward` makes of shares."""
     recipe = recipe_lib.load("tiny", assignments=(*_RECIPE, f"seed={seed}", *assignments))
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh)
+    policy = models.make_policy(recipe, mesh)
     tokenizer: Any = _Letters()
     shares: list[float] = []
     given: list[np.ndarray] = []

@@ -53,7 +53,7 @@ def until_terminated(out: pathlib.Path, *, at_once: bool) -> Iterator[Callable[[
         asked.append(number)
         click.echo("stopping once the batch in hand is done and saved", err=True)
 
-    from harness.progress import terminated
+    from harness.training.run_dir import terminated
 
     before = signal.signal(signal.SIGTERM, ask)
     try:

@@ -44,7 +44,7 @@ def e2e(
 
     doctor.require(device)
     from harness import e2e as e2e_lib
-    from harness import pipeline
+    from harness import training
 
     recipe = e2e_lib.recipe_for(options.load_recipe(**recipe_options), device, max_batches)
     if not (resume and (out / "result.json").exists()):
@@ -57,7 +57,7 @@ def e2e(
         f"planned for {chip}: it fits" if planned else "not planned: no `plan` for this chip here"
     )
     with common.until_terminated(out, at_once=False) as stop:
-        result = pipeline.run(
+        result = training.run(
             recipe, out, console=console, resume=resume, stop=stop, log_probs=log_probs
         )
     render.result(console, recipe, "patched", result, out)

@@ -18,7 +18,7 @@ def make_log_probs(path: pathlib.Path, **recipe_options: Any) -> None:
     recipe = options.load_recipe(**recipe_options)
     downloads.check(recipe_lib.replace(recipe, "data.source=arithmetic"))  # weights alone
     common.quiet_libraries()
-    from harness import models, pipeline, tokenizer
+    from harness import models, tokenizer
     from harness.models import kaggle, probe
 
     def report(line: str) -> None:
@@ -26,6 +26,6 @@ def make_log_probs(path: pathlib.Path, **recipe_options: Any) -> None:
 
     recipe = kaggle.local(recipe, report)
     mesh = models.make_mesh(recipe.sharding)
-    policy = pipeline.make_policy(recipe, mesh, report)
+    policy = models.make_policy(recipe, mesh, report)
     probe.write(probe.log_probs(policy, tokenizer.load(recipe), mesh), path)
     click.echo(f"written: {path}")

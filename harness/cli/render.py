@@ -25,7 +25,7 @@ def result(
       console: Where to.
       recipe: What was run.
       mode: `patched` or `stock`.
-      found: `harness.pipeline.Result`.
+      found: `harness.training.Result`.
       out: The run's folder.
     """
     table = Table("", "accuracy", "95% interval", "format accuracy", "problems")

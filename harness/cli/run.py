@@ -58,11 +58,11 @@ def run(
 
     if not force:
         footprint.check(recipe, footprint.capacity(recipe))
-    from harness import pipeline
+    from harness import training
 
     console = Console()
     with common.until_terminated(out, at_once=mode == "stock") as stop:
-        result = pipeline.run(
+        result = training.run(
             recipe,
             out,
             mode=mode,
@@ -83,9 +83,9 @@ def _recipe_of_run(
     """Return recipe, mode and fixes, of the run in `out` if it goes on and none were asked for."""
     if not resume:
         return options.load_recipe(**recipe_options), mode, fixes
-    from harness import progress
+    from harness.training import run_dir
 
-    found = progress.identity_of(out)
+    found = run_dir.identity_of(out)
     if found is None:
         return options.load_recipe(**recipe_options), mode, fixes
     context = click.get_current_context()

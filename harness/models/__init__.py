@@ -12,6 +12,7 @@ from harness.models.gemma import (
 )
 from harness.models.lora import abstract_lora, apply_lora, lora_state, lora_weights
 from harness.models.mesh import make_mesh, one_host
+from harness.models.policy import make_policy
 from harness.models.precision import cast, compute_in, stored_in, with_moments_in
 from harness.models.roles import build_abstract, build_actor, build_critic
 
@@ -34,6 +35,7 @@ __all__ = [
     "lora_weights",
     "make_critic",
     "make_mesh",
+    "make_policy",
     "one_host",
     "random_gemma",
     "shapes_of",

@@ -1,6 +1,6 @@
 """What a run saves in its folder so that another process can go on where it stopped.
 
-`progress/` beside the results holds who the run is (`run.json`), what each
+`progress/` beside the results holds which run it is (`run.json`), what each
 finished stage found (`stages/`), what each global step logged
 (`journal.jsonl`), what the run does now (`now.json`), and a lock that the
 kernel lets go when its holder dies.
@@ -29,7 +29,7 @@ Scalar = tuple[str, float, int]
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Who a run is.
+    """Which run it is.
 
     Attributes:
       id: Drawn when the run began; its checkpoints carry it.
@@ -59,12 +59,12 @@ class Entry:
     scalars: tuple[Scalar, ...]
 
 
-class Progress:
+class RunDirectory:
     """A claimed folder.
 
     Attributes:
       out: The run's folder.
-      identity: Who the run is.
+      identity: Which run it is.
       resumed: Whether an earlier process began it.
     """
 
@@ -82,7 +82,7 @@ class Progress:
         except FileNotFoundError:
             return None
 
-    def keep_stage(self, name: str, found: Mapping[str, Any]) -> None:
+    def save_stage(self, name: str, found: Mapping[str, Any]) -> None:
         """Save what a stage found, as plain JSON values.
 
         Raises:
@@ -124,15 +124,15 @@ class Progress:
         Raises:
           HarnessError: The journal lacks one of them, or cannot be written.
         """
-        kept = [entry for entry in self.journal() if entry.global_step <= global_step]
-        if [entry.global_step for entry in kept] != list(range(1, global_step + 1)):
+        left = [entry for entry in self.journal() if entry.global_step <= global_step]
+        if [entry.global_step for entry in left] != list(range(1, global_step + 1)):
             raise errors.RunStopped(
                 f"{self._journal} does not hold each of the {global_step} global steps that were "
                 "done: begin anew in another folder"
             )
-        text = "".join(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in kept)
+        text = "".join(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in left)
         files.write_whole(self._journal, text)
-        return [scalar for entry in kept for scalar in entry.scalars]
+        return [scalar for entry in left for scalar in entry.scalars]
 
     def now(self, phase: str, **details: Any) -> None:
         """Record what the run does from now on, for readers of its folder.
@@ -185,12 +185,12 @@ def claim(
     *,
     fixes: str = "all",
     resume: bool = False,
-    worth_keeping: Sequence[str] = (),
-) -> Iterator[Progress]:
+    worth_saving: Sequence[str] = (),
+) -> Iterator[RunDirectory]:
     """Make a folder a run's own, for as long as the process lives.
 
     If the run cannot be done, the folder is left as it was found; unless the
-    run had begun to produce what is worth keeping.
+    run had begun to produce what is worth saving.
 
     Args:
       out: The folder.
@@ -200,20 +200,40 @@ def claim(
       fixes: Which fixes are chosen.
       resume: Whether to go on with a run that the folder holds; where it holds
         none, one begins.
-      worth_keeping: Glob patterns in the folder; where one matches, a failed
+      worth_saving: Glob patterns in the folder; where one matches, a failed
         run's folder stays.
 
     Yields:
-      The folder's progress.
+      The folder.
 
     Raises:
       HarnessError: The folder cannot be written, holds something else, or is
         another process's.
     """
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(_taken(out))
+        if found is not None:
+            if not resume:
+                raise _not_empty(out)
+            _check_same(out, found, recipe, mode, fixes)
+            _clean(out)
+            yield RunDirectory(out, found, resumed=True)
+            return
+        stack.enter_context(_emptied_again(out, worth_saving))
+        made = Identity(secrets.token_hex(8), recipe, mode, environment, fixes)
+        _introduce(out, made)
+        yield RunDirectory(out, made, resumed=False)
+
+
+@contextlib.contextmanager
+def _taken(out: pathlib.Path) -> Iterator[Identity | None]:
+    """Make and lock a folder, and yield the run that it holds, if any.
+
+    What was made is removed again where no run began.
+    """
     created: list[pathlib.Path] = []
     try:
         with contextlib.ExitStack() as stack:
-            found = None
             try:
                 if not (out / FOLDER).is_dir() and out.is_dir() and any(out.iterdir()):
                     raise _not_empty(out)
@@ -226,38 +246,33 @@ def claim(
                 raise errors.HarnessError(
                     f"output folder {out} cannot be written ({error.strerror}): give another one"
                 ) from None
-            if found is not None:
-                if not resume:
-                    raise _not_empty(out)
-                _check_same(out, found, recipe, mode, fixes)
-                created = []
-                _clean(out)
-                yield Progress(out, found, resumed=True)
-                return
-            created = created or [out / FOLDER]
-            made = Identity(secrets.token_hex(8), recipe, mode, environment, fixes)
-            _introduce(out, made)
-            try:
-                yield Progress(out, made, resumed=False)
-            except errors.RunStopped:
-                created = []
-                raise
-            except errors.HarnessError:
-                if any(True for pattern in worth_keeping for _ in out.glob(pattern)):
-                    created = []
-                else:
-                    # The folder was empty when the run took it.
-                    for child in out.iterdir():
-                        if child.name != FOLDER:
-                            shutil.rmtree(child) if child.is_dir() else child.unlink()
-                raise
-            created = []
+            if found is None:
+                created = created or [out / FOLDER]
+            yield found
     except errors.HarnessError:
-        if created:
-            shutil.rmtree(out / FOLDER, ignore_errors=True)
-        for folder in created:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        if not (out / FOLDER / "run.json").exists():
+            if created:
+                shutil.rmtree(out / FOLDER, ignore_errors=True)
+            for folder in created:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _emptied_again(out: pathlib.Path, worth_saving: Sequence[str]) -> Iterator[None]:
+    """Empty a folder again if its run cannot be done and has saved nothing yet."""
+    try:
+        yield
+    except errors.RunStopped:
+        raise
+    except errors.HarnessError:
+        if not any(True for pattern in worth_saving for _ in out.glob(pattern)):
+            # The folder was empty when the run took it.
+            for child in out.iterdir():
+                if child.name != FOLDER:
+                    shutil.rmtree(child) if child.is_dir() else child.unlink()
+            (out / FOLDER / "run.json").unlink(missing_ok=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""PPO between the two evaluations: begun or gone on with, guarded, and kept as it goes."""
+"""What watches a training: reports, the journal, and the end where a figure is not finite."""
 
 import contextlib
 import dataclasses
@@ -6,22 +6,11 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from harness import (
-    data,
-    errors,
-    files,
-    learning_signal,
-    progress,
-    reward_trial,
-    rewards,
-    upstream,
-)
-from harness import recipe as recipe_lib
+from harness import errors, files, reward_trial, rewards, upstream
 from harness.measure import parts
-from harness.run_warning import RunWarning
+from harness.training import learning_signal, run_dir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,131 +29,31 @@ class Options:
     report: Callable[[str], None] = lambda line: None
     part: parts.Part = parts.unmeasured
 
-    def check(self, kept: progress.Progress) -> None:
+    def check(self, folder: run_dir.RunDirectory) -> None:
         """End the run if it is asked to.
 
         Raises:
           Terminated: It is.
         """
         if self.stop():
-            raise progress.terminated(kept.out)
+            raise run_dir.terminated(folder.out)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What a training did.
+class Guard:
+    """Record what each batch logged, and stop where something is not finite.
 
-    Attributes:
-      steps: Figures of each global step, of all processes that took part.
-      resumed_at: Optimizer step from which this process went on; none if it began.
-      warnings: What in the figures of all steps says that nothing can be learned.
+    It is the learner's watcher (`harness.upstream.Watcher`).
     """
-
-    steps: list[dict[str, float]]
-    resumed_at: int | None
-    warnings: tuple[RunWarning, ...] = ()
-
-
-def train(
-    recipe: recipe_lib.Recipe,
-    dataset: data.Dataset,
-    make_cluster: Callable[..., upstream.Cluster],
-    reward_fn: upstream.RewardFn,
-    *,
-    fixes: upstream.Fixes,
-    kept: progress.Progress,
-    options: Options,
-) -> Trained:
-    """Train from the newest whole checkpoint of the run, or from the beginning.
-
-    Args:
-      recipe: What to run.
-      dataset: Batches.
-      make_cluster: `harness.upstream.make_cluster` with the models, the mesh and the tokenizer.
-      reward_fn: Scores completions.
-      fixes: The fixes in place.
-      kept: The run's folder.
-      options: What receives reports, and what may end it.
-
-    Returns:
-      What was done.
-
-    Raises:
-      HarnessError: The folder cannot be written, a figure is not finite, or
-        the run was asked to end.
-    """
-    out, run = kept.out, kept.identity.id
-    point = upstream.Point(0, 0) if fixes.stock else upstream.latest(out, run)
-    if fixes.stock and kept.resumed and upstream.saved_steps(out):
-        raise errors.HarnessError(
-            "Tunix as installed does not go on where it stopped (resume-skips-data, "
-            "resume-restarts-noise and other known issues): begin anew, or use the patched mode"
-        )
-    for line in point.refused:
-        options.report(line)
-    upstream.roll_back(out, point, run)
-    before = kept.truncate(point.global_step)
-    for events in (out / "tensorboard").glob("events.out.tfevents.*"):
-        events.unlink()  # written anew from the journal
-    if kept.resumed:
-        options.report(f"training goes on from optimizer step {point.step}")
-    cluster = make_cluster(recipe, directory=out, fixes=fixes, note={"run": run})
-    if options.part is not parts.unmeasured:
-        upstream.measure(cluster, options.part)
-    scalars = upstream.Scalars(cluster)
-    scalars.replay(before)
-    watch = _Watch(kept, scalars, options, before, lambda: cluster.global_steps)
-    learner = upstream.make_learner(
-        recipe,
-        cluster=cluster,
-        reward_fn=watch.guarded(reward_fn),
-        fixes=fixes,
-        watcher=watch,
-    )
-    found = cluster.actor_trainer.train_steps, cluster.global_steps
-    if found != (point.step, point.global_step):
-        upstream.release(learner)
-        raise errors.RunStopped(
-            f"{out} was restored at optimizer step {found[0]}, global step {found[1]}, not at "
-            f"{point.step}, {point.global_step}: another Tunix is installed than the one that "
-            "began it; use that one"
-        )
-    try:
-        if point.global_step < recipe_lib.global_steps(recipe):
-            learner.train(dataset.train, dataset.validation)
-        else:
-            cluster.close()
-    except jax.errors.JaxRuntimeError as error:
-        # Raised where a result is first read: the step that made it may have donated the weights.
-        reason = " ".join(str(error).split())[:300]
-        raise errors.RunStopped(
-            f"the device failed while training ({reason}): the weights that it holds cannot be "
-            "relied on; go on from the last checkpoint by --resume"
-        ) from error
-    finally:
-        upstream.release(learner)
-    scalars.check_written()
-    recorded = scalars.since(0)
-    steps = upstream.rows([*before, *recorded], recipe_lib.optimizer_steps_per_batch(recipe))
-    return Trained(
-        steps,
-        point.step if kept.resumed else None,
-        learning_signal.look([*before, *recorded]),
-    )
-
-
-class _Watch:
-    """Keeps what each batch logged, and stops where something is not finite."""
 
     def __init__(
         self,
-        kept: progress.Progress,
+        folder: run_dir.RunDirectory,
         scalars: upstream.Scalars,
         options: Options,
-        before: Sequence[progress.Scalar] = (),
+        before: Sequence[run_dir.Scalar] = (),
         global_steps: Callable[[], int] | None = None,
     ):
-        self._kept = kept
+        self._folder = folder
         self._scalars = scalars
         self._options = options
         self._before = before
@@ -177,11 +66,17 @@ class _Watch:
         self._warned = False
 
     def doing(self, what: str, global_step: int) -> None:
+        """Record what the learner does from now on."""
         self._global_step = global_step
         # A checkpoint is of the batches that are done, all else of the one in hand.
-        self._kept.now(what, global_step=global_step + (what != "checkpoint"))
+        self._folder.now(what, global_step=global_step + (what != "checkpoint"))
 
     def mini_batch_ended(self, examples: Sequence[upstream.TrainExample]) -> None:
+        """Look for figures that are not finite.
+
+        Raises:
+          RunStopped: There is one, and the run does not go on past it.
+        """
         found = upstream.not_finite(self._scalars.since(self._looked_at))
         self._looked_at = len(self._scalars)
         if found:
@@ -190,9 +85,10 @@ class _Watch:
             self._not_finite(what, f"optimizer step {step}", f"step-{step}", arrays)
 
     def batch_ended(self, global_steps: int) -> bool:
+        """Add a global step to the journal; return whether to save and end."""
         new = self._scalars.since(self._recorded)
         self._recorded += len(new)
-        self._kept.record(progress.Entry(global_steps, tuple(new)))
+        self._folder.record(run_dir.Entry(global_steps, tuple(new)))
         self._warn_without_signal(global_steps)
         return self._options.stop()
 
@@ -204,9 +100,14 @@ class _Watch:
             self._options.report(f"warning: after global step {global_steps}, {found.text}")
 
     def checkpoint_saved(self, step: int, global_steps: int) -> None:
+        """Seal a checkpoint: from now on it can be gone on from.
+
+        Raises:
+          Terminated: The run is asked to end.
+        """
         with self._options.part("seal"):
-            upstream.seal(self._kept.out, step, global_steps, self._kept.identity.id)
-        self._options.check(self._kept)
+            upstream.seal(self._folder.out, step, global_steps, self._folder.identity.id)
+        self._options.check(self._folder)
 
     def guarded(self, reward_fn: upstream.RewardFn) -> upstream.RewardFn:
         """Return the reward, stopped at what is not finite: upstream would make it 0."""
@@ -219,7 +120,7 @@ class _Watch:
                 return reward_fn(prompts, completions, **columns)
             except rewards.RewardFailedError as error:
                 batch = {"prompts": prompts, "completions": completions, **columns}
-                raise reward_trial.stopped(self._kept.out, name, where, error, batch) from error
+                raise reward_trial.stopped(self._folder.out, name, where, error, batch) from error
             except rewards.NotFiniteError as found:
                 scores = np.asarray(found.scores)
                 self._not_finite(
@@ -263,7 +164,7 @@ class _Watch:
         if self._options.continue_on_nan:
             self._options.report(f"{text}; going on")
             return
-        path = self._kept.out / "not_finite" / f"{name}.npz"
+        path = self._folder.out / "not_finite" / f"{name}.npz"
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         with contextlib.suppress(FileExistsError):
