@@ -20,11 +20,15 @@ import sys
 import tempfile
 import types
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from harness import crash, jsonlines
+from harness.artifacts.parts import Part, Processor
+from harness.errors import HarnessError
 from harness.gate import arms, runner, statistics, timing
 from harness.gate.verdict import Verdict
 from harness.measure import processor
@@ -40,6 +44,16 @@ GATE_RUNS = 100
 FAMILY = len(runner.TIMED)
 MICRO_BATCH = 16
 PYTEST_RULE = 0.05
+
+
+class Replicate(Part):
+    """What one replicate measured, a line of JSON: clock -> process -> seconds a call."""
+
+    core: int
+    first: str
+    cpu: Processor
+    load: float
+    seconds: dict[str, dict[str, list[float]]]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -128,23 +142,41 @@ def collect(out: pathlib.Path, replicates: int, rounds: int, core: int) -> None:
                     process.wait()
                 seconds = runner.take_turns(live, NAME, plan, order)
                 cpu = live[BASE].head["environment"]["cpu"]
-            line = {
-                "core": core,
-                "first": starts[0],
-                "cpu": cpu,
-                "load": os.getloadavg()[0],
-                "seconds": seconds,
-            }
+            found = Replicate(
+                core=core, first=starts[0], cpu=cpu, load=os.getloadavg()[0], seconds=seconds
+            )
             with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(found.to_json()) + "\n")
             print(f"replicate {number + 1} of {replicates}", file=sys.stderr, flush=True)
 
 
-def read(files: list[pathlib.Path]) -> list[dict[str, Any]]:
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+def read(files: list[pathlib.Path]) -> list[Replicate]:
+    """Read replicates, of which there must be as many as a gate run may take pairs."""
+    found = [replicate for file in files for replicate in _lines(file)]
+    if len(found) < timing.Rules().looks[-1]:
+        raise HarnessError(
+            f"{', '.join(map(str, files))}: {len(found)} replicate(s) are too few: collect "
+            f"{timing.Rules().looks[-1]} or more"
+        )
+    return found
 
 
-def pairs_of(replicates: list[dict[str, Any]], kind: str) -> list[timing.Pair]:
+def _lines(file: pathlib.Path) -> Iterator[Replicate]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError(f"{file} cannot be read ({error}): give what collect wrote") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            yield Replicate.model_validate_json(line)
+        except pydantic.ValidationError as error:
+            raise HarnessError(
+                f"line {number} of {file} is no replicate ({error.errors()[0]['msg']}): give what "
+                "collect wrote"
+            ) from None
+
+
+def pairs_of(replicates: list[Replicate], kind: str) -> list[timing.Pair]:
     """One pair a replicate: the plain work against that of a kind."""
     return [
         timing.Pair(
@@ -152,7 +184,7 @@ def pairs_of(replicates: list[dict[str, Any]], kind: str) -> list[timing.Pair]:
             {
                 NAME: {
                     clock: {"baseline": found[BASE], "candidate": found[kind]}
-                    for clock, found in each["seconds"].items()
+                    for clock, found in each.seconds.items()
                 }
             },
         )
@@ -205,7 +237,7 @@ def pytest_alarms(pairs: list[timing.Pair], clock: timing.Clock) -> int:
     return int(count)
 
 
-def report(replicates: list[dict[str, Any]]) -> str:
+def report(replicates: list[Replicate]) -> str:
     """Write the study's page."""
     rules = timing.Rules()
     quiet = [pair.log_ratio(NAME, "cpu") for pair in pairs_of(replicates, "again")]
@@ -223,10 +255,9 @@ def report(replicates: list[dict[str, Any]]) -> str:
             f"| {_share(pytest_alarms(pairs, 'wall'), len(pairs))} "
             f"| {_share(pytest_alarms(pairs, 'cpu'), len(pairs))} |"
         )
-    cpu = replicates[0]["cpu"]
-    loads = [each["load"] for each in replicates if "load" in each]
-    busy = f" (median load {np.median(loads):.0f})" if loads else ""
-    rounds = len(replicates[0]["seconds"]["cpu"][BASE])
+    cpu = replicates[0].cpu
+    load = np.median([each.load for each in replicates])
+    rounds = len(replicates[0].seconds["cpu"][BASE])
     reach = statistics.detectable(
         float(np.std(quiet, ddof=1)),
         rules.looks[0],
@@ -237,11 +268,11 @@ def report(replicates: list[dict[str, Any]]) -> str:
         [
             "# Is the time tier to be trusted?",
             "",
-            f"{len(replicates)} replicates on {cpu['model']}, {cpu['count']} cores shared with "
-            f"other work{busy}, {rounds} turns each. A replicate is five fresh processes on one "
-            f"core that take turns in an order drawn each turn: {PASSES} forward passes of the "
-            "tiny policy, the same again, and 5, 10 and 20% more passes: real work, no sleep. "
-            "Each replicate gives one pair of every kind.",
+            f"{len(replicates)} replicates on {cpu.model}, {cpu.count} cores shared with "
+            f"other work (median load {load:.0f}), {rounds} rounds each. A replicate is five fresh "
+            "processes on one core that take turns in an order drawn each round: "
+            f"{PASSES} forward passes of the tiny policy, the same again, and 5, 10 and 20% more "
+            "passes: real work, no sleep. Each replicate gives one pair of every kind.",
             "",
             f"A gate run looks at {FAMILY} benchmarks at {', '.join(map(str, rules.looks))} pairs. "
             f"{GATE_RUNS} runs are drawn from the replicates without replacement within a "

@@ -67,7 +67,7 @@ def check(**statuses: str) -> dict[str, Any]:
                 "status": status,
                 "tolerance": "1e-05 relative",
                 "statement": f"What {name} must be.",
-                "output": [] if status == "pass" else [f"{name}: 1 at [2], not 2"],
+                "messages": [] if status == "pass" else [f"{name}: 1 at [2], not 2"],
             }
             for name, status in statuses.items()
         ],

@@ -26,7 +26,7 @@ FILES = [
 @pytest.mark.parametrize(("path", "model"), FILES, ids=lambda each: getattr(each, "name", ""))
 def test_nothing_of_a_committed_file_is_lost(path, model):
     tree = json.loads(path.read_text())
-    assert reading.validated(path, "file", model, tree).to_json() == tree
+    assert reading.read(path, model).to_json() == tree
 
 
 def evaluated(accuracy: float) -> evaluation.Evaluation:
@@ -112,4 +112,4 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(HarnessError, match=r"of schema 'tunix-ppo-harness/plan/9'"):
         reading.recognise(path, {"schema": "tunix-ppo-harness/plan/9"})
     with pytest.raises(HarnessError, match=r"is of kind plan, but hbm_bytes: .* write it anew"):
-        reading.validated(path, "plan", plan.Plan, {"schema": plan.SCHEMA, "chip": "v6e-1"})
+        reading.validated(path, "plan", {"schema": plan.SCHEMA, "chip": "v6e-1"})

@@ -911,6 +911,10 @@ def test_a_worktree_with_changes_is_refused_unless_asked_for(checkout):
     assert "uncommitted" in arms.candidate(checkout, dirty=True).label
 
 
+def test_the_measurement_code_is_there():
+    assert [each for each in arms.MEASUREMENT_CODE if not (command.ROOT / each).exists()] == []
+
+
 def test_the_other_arm_has_the_old_code_and_the_new_measurement_code(checkout, monkeypatch):
     old = git(checkout, "rev-parse", "HEAD")
     (checkout / "harness" / "judged.py").write_text("new = True\n")

@@ -11,6 +11,7 @@ import pytest
 
 from harness import cli, hardware, upstream
 from harness import recipe as recipe_lib
+from harness.artifacts.plan import Plan
 from harness.plan import (
     compiler,
     picture,
@@ -156,17 +157,20 @@ def test_a_changed_byte_is_a_regression_only_for_equal_versions(planned):
 
 def test_the_picture_shows_every_phase_and_the_limit(planned):
     plan = make_plan(planned, 10**7, 1000)
-    drawn = ElementTree.fromstring(picture.draw(plan))
+    drawn = ElementTree.fromstring(picture.draw(Plan.model_validate(plan)))
     words = {element.text for element in drawn.iter() if element.tag.endswith("text")}
     assert {phase["name"] for phase in plan["phases"]} <= words
     assert f"limit {10**7 / GIB:.2f} GiB" in words
-    assert picture.draw(plan) == picture.draw(plan)
+    assert picture.draw(Plan.model_validate(plan)) == picture.draw(Plan.model_validate(plan))
 
 
 def test_the_picture_shows_a_phase_that_the_compiler_refused(planned):
     plan = make_plan(planned, 10**7, 1000)
     plan["phases"][0] |= {"peak_bytes": None, "fits": False, "parts": []}
-    words = {element.text for element in ElementTree.fromstring(picture.draw(plan)).iter()}
+    words = {
+        element.text
+        for element in ElementTree.fromstring(picture.draw(Plan.model_validate(plan))).iter()
+    }
     assert "refused" in words
 
 

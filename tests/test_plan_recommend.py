@@ -272,7 +272,7 @@ def test_the_page_has_a_section_for_each_plan(tmp_path):
     rows = [line for line in text.splitlines() if line.startswith("| + a critic by LoRA")]
     assert len(rows) == 2
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
-    with pytest.raises(errors.HarnessError, match=r"no\.json is no plan"):
+    with pytest.raises(errors.HarnessError, match=r"no\.json cannot be read"):
         recommendations.main([str(page), str(tmp_path / "no.json")])
 
 

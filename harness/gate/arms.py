@@ -28,7 +28,9 @@ WORKER = "harness.bench.worker"
 MEASUREMENT_CODE = (
     "harness/bench",
     "harness/measure",
-    "harness/upstream/benching.py",
+    "harness/artifacts/bench.py",
+    "harness/artifacts/parts.py",
+    "harness/upstream/instrument/step_programs.py",
     "harness/hardware.py",
     "harness/programs.py",
     "harness/jsonlines.py",
@@ -180,6 +182,7 @@ def lay_measurement_code(source: pathlib.Path, target: pathlib.Path) -> None:
                 source / part, target / part, ignore=shutil.ignore_patterns("__pycache__")
             )
         else:
+            (target / part).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / part, target / part)
 
 

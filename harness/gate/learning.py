@@ -78,7 +78,8 @@ def from_results(paths: Sequence[pathlib.Path]) -> Runs:
       HarnessError: One cannot be read, has no steps, or they are not of one
         recipe with a seed each.
     """
-    found = [_load(path / "result.json" if path.is_dir() else path) for path in paths]
+    files_ = [path / "result.json" if path.is_dir() else path for path in paths]
+    found = [(file, reading.read(file, run_artifact.Run)) for file in files_]
     if not found:
         raise HarnessError("there is no run to judge: give the folders of some")
     first = _recipe(found[0][1])
@@ -115,13 +116,7 @@ def read(path: pathlib.Path) -> Runs:
             f"there is no reference {path}: make one with `gate --learning DIR... "
             "--update-baseline --reason WHY`"
         )
-    tree = reading.load(path)
-    schema = tree.get("schema") if isinstance(tree, dict) else None
-    if schema != artifact.LEARNING_SCHEMA:
-        raise HarnessError(
-            f"{path} is of schema '{schema}', not '{artifact.LEARNING_SCHEMA}': make it anew"
-        )
-    found = reading.validated(path, "learning", artifact.Reference, tree)
+    found = reading.read(path, artifact.Reference)
     runs = tuple(Run(**run.model_dump()) for run in found.runs)
     return Runs(path.name, found.recipe, found.judged, runs, tuple(found.history))
 
@@ -232,17 +227,6 @@ def _finding(figure: str, reference: Runs, candidate: Runs, alpha: float) -> Fin
         verdict = Verdict.INCONCLUSIVE
         text += f", which is no more than before training ({untrained:.3f}): give more runs"
     return Finding("learning", figure, verdict, text, figures)
-
-
-def _load(file: pathlib.Path) -> tuple[pathlib.Path, run_artifact.Run]:
-    tree = reading.load(file)
-    kind, why = reading.recognise(file, tree)
-    if kind != "run":
-        raise HarnessError(
-            f"{file} is no result of a run ({why or f'it is a {kind}'}): give the result.json of "
-            "a run of this version of the harness"
-        )
-    return file, reading.validated(file, kind, run_artifact.Run, tree)
 
 
 def _recipe(result: run_artifact.Run) -> dict[str, Any]:

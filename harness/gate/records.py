@@ -7,6 +7,7 @@ is judged (Tunix's version, the project's commit) need not.
 
 import dataclasses
 import pathlib
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,29 +56,19 @@ def read(path: pathlib.Path, figures: tuple[str, ...]) -> Record:
       HarnessError: It is not there, is no JSON, lacks a part, or is of a kind,
         schema or tool version that is not known.
     """
-    tree = reading.load(path)
-    schema = tree.get("schema") if isinstance(tree, dict) else None
-    if schema == gate.BASELINE_SCHEMA:
-        found = reading.validated(path, "baseline", gate.Baseline, tree)
-        return Record(
-            path.name,
-            found.kind,
-            found.conditions,
-            found.judged,
-            found.exact,
-            history=tuple(found.history),
-        )
-    if schema == bench.SCHEMA:
-        return from_bench(str(path), tree, figures)
-    kind, why = reading.recognise(path, tree)
-    if kind == "plan":
-        return _plan(path.name, reading.validated(path, kind, plan.Plan, tree))
-    if kind == "bench":
-        return _benchmarks(path, reading.validated(path, kind, bench.Bench, tree), figures)
-    raise HarnessError(
-        f"{path} is nothing that the gate reads ({why or f'schema {schema!r}'}): give a file of "
-        "`pytest --benchmark-json`, of `plan --json`, or a baseline of this version"
-    )
+    _, found = reading.read_any(path, ("bench", "plan", "baseline", "exact figures"))
+    match found:
+        case bench.Bench():
+            return _benchmarks(path, found, figures)
+        case plan.Plan():
+            return _plan(path.name, found)
+        case bench.Measured():
+            return _measured(path.name, found, figures)
+        case gate.Baseline(kind=kind, conditions=conditions, judged=judged, exact=exact):
+            history = tuple(found.history)
+            return Record(path.name, kind, conditions, judged, exact, history=history)
+        case _:
+            typing.assert_never(found)
 
 
 def from_bench(label: str, tree: Any, figures: tuple[str, ...]) -> Record:
@@ -94,7 +85,10 @@ def from_bench(label: str, tree: Any, figures: tuple[str, ...]) -> Record:
     Raises:
       HarnessError: It is of another schema or lacks a part.
     """
-    found = reading.validated(label, "bench", bench.Measured, tree)
+    return _measured(label, reading.validated(label, "exact figures", tree), figures)
+
+
+def _measured(label: str, found: bench.Measured, figures: tuple[str, ...]) -> Record:
     exact = {name: each.chosen(figures) for name, each in found.benchmarks.items()}
     conditions = {**found.conditions, **flat(found.recipe, "recipe")}
     return Record(label, "benchmarks", conditions, found.judged, _filled(exact))
@@ -145,10 +139,9 @@ def _filled(exact: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, in
 
 def _benchmarks(path: pathlib.Path, found: bench.Bench, figures: tuple[str, ...]) -> Record:
     ours = found.harness
-    if ours is None or ours.schema_name != bench.SCHEMA:
+    if ours is None:
         raise HarnessError(
-            f"{path} does not hold the conditions of its figures (schema "
-            f"'{ours and ours.schema_name}', not '{bench.SCHEMA}'): write it with the benchmarks "
+            f"{path} does not hold the conditions of its figures: write it with the benchmarks "
             "of this version of the harness"
         )
     return Record(

@@ -3,10 +3,11 @@
 `python -m harness.plan.picture PLAN.json OUT.svg` draws it.
 """
 
+import argparse
 import io
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -39,16 +40,15 @@ _STYLE: dict[Any, Any] = {
 
 
 @matplotlib.rc_context(_STYLE)
-def draw(plan: Mapping[str, Any]) -> str:
+def draw(found: Plan) -> str:
     """Draw a plan.
 
     Args:
-      plan: As JSON.
+      found: The plan.
 
     Returns:
       An SVG, the same for the same plan.
     """
-    found = Plan.model_validate(plan)
     figure = Figure(figsize=(9, 1.6 + 0.45 * len(found.phases)), layout="constrained")
     axes = figure.add_subplot()
     colours = dict(zip((kind for kind, _ in MEMORY_KINDS), _COLOURS, strict=True))
@@ -59,11 +59,11 @@ def draw(plan: Mapping[str, Any]) -> str:
         if any(sizes):
             axes.barh(range(len(stacks)), sizes, 0.66, left=starts, color=colour, label=kind)
         starts = [start + size for start, size in zip(starts, sizes, strict=True)]
-    for place, phase in enumerate(found.phases):
+    for position, phase in enumerate(found.phases):
         peak = phase.peak_bytes
         text = "refused" if peak is None else f"{peak / GIB:.1f}"
         axes.annotate(
-            text, ((peak or 0) / GIB, place), (5, 0), textcoords="offset points", va="center"
+            text, ((peak or 0) / GIB, position), (5, 0), textcoords="offset points", va="center"
         )
     limit = found.hbm_bytes / GIB
     axes.axvline(limit, color=_LIMIT, linewidth=2)
@@ -89,7 +89,7 @@ def draw(plan: Mapping[str, Any]) -> str:
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Read a plan and write its picture.
 
     Args:
@@ -98,8 +98,11 @@ def main(arguments: list[str]) -> None:
     Raises:
       HarnessError: The plan cannot be read, or the picture not be written.
     """
-    source, target = (pathlib.Path(each) for each in arguments)
-    files.write_whole(target, draw(reading.load(source)))
+    parser = argparse.ArgumentParser(prog="harness.plan.picture")
+    parser.add_argument("plan", type=pathlib.Path)
+    parser.add_argument("svg", type=pathlib.Path)
+    given = parser.parse_args(arguments)
+    files.write_whole(given.svg, draw(reading.read(given.plan, Plan)))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 `python -m harness.plan.recommendations PAGE.md PLAN.json...` writes it.
 """
 
-import json
+import argparse
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import errors, files
+from harness import crash, errors, files
+from harness.artifacts import reading
+from harness.artifacts.plan import Plan
 from harness.plan import advice, table
 
 _HEAD = """# Recommended settings
@@ -103,20 +105,21 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
       HarnessError: A plan cannot be read, or holds no recommendation.
     """
-    target, *sources = (pathlib.Path(each) for each in arguments)
+    parser = argparse.ArgumentParser(prog="harness.plan.recommendations")
+    parser.add_argument("page", type=pathlib.Path)
+    parser.add_argument("plans", type=pathlib.Path, nargs="+")
+    given = parser.parse_args(arguments)
     plans = []
-    for source in sources:
-        try:
-            plan = json.loads(source.read_text(encoding="utf-8"))
-            plan["recommendation"]["rows"]
-        except (OSError, ValueError, KeyError, TypeError):
+    for source in given.plans:
+        plan = reading.read(source, Plan)
+        if "rows" not in plan.recommendation.to_json():
             raise errors.HarnessError(
                 f"{source} is no plan with a recommendation: plan --recommend F.toml --json "
                 f"{source} writes one"
-            ) from None
-        plans.append(plan)
-    files.write_whole(target, page(plans))
+            )
+        plans.append(plan.to_json())
+    files.write_whole(given.page, page(plans))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    crash.end(lambda: main(sys.argv[1:]))

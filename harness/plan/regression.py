@@ -5,13 +5,16 @@ two, prints what became of the bytes, and exits with 1 where they differ though
 the versions are the same.
 """
 
+import argparse
 import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import crash, errors, files
+from harness import crash, files
+from harness.artifacts import reading
+from harness.artifacts.plan import Plan
 from harness.plan import comparison
 
 
@@ -58,25 +61,22 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
       HarnessError: A file cannot be read or written.
     """
-    old_file, new_file = (pathlib.Path(each) for each in arguments[:2])
-    new = _read(new_file)
-    if "--update" in arguments:
-        old_file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(old_file, json.dumps(committed(new), indent=1) + "\n")
-        print(f"written: {old_file}")
+    parser = argparse.ArgumentParser(prog="harness.plan.regression")
+    parser.add_argument("old", type=pathlib.Path)
+    parser.add_argument("new", type=pathlib.Path)
+    parser.add_argument("--update", action="store_true")
+    given = parser.parse_args(arguments)
+    new = reading.read(given.new, Plan)
+    if given.update:
+        given.old.parent.mkdir(parents=True, exist_ok=True)
+        files.write_whole(given.old, json.dumps(committed(new.to_json()), indent=1) + "\n")
+        print(f"written: {given.old}")
         return 0
-    good, lines = verdict(_read(old_file), new)
+    old = reading.read(given.old, Plan)
+    # Whole, so that what one of them does not name has its default.
+    good, lines = verdict(*(each.model_dump(mode="json", by_alias=True) for each in (old, new)))
     print("\n".join(lines))
     return 0 if good else 1
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.HarnessError(
-            f"plan {path} cannot be read ({error}): nox -s plan -- --update writes it"
-        ) from None
 
 
 if __name__ == "__main__":

@@ -75,8 +75,7 @@ def read(paths: Sequence[pathlib.Path]) -> Sources:
             tree = reading.load(file)
             kind, why = reading.recognise(file, tree)
             if kind is not None:
-                model = reading.KINDS[kind]
-                found.append((file, kind, reading.validated(file, kind, model, tree)))
+                found.append((file, kind, reading.validated(file, kind, tree)))
             elif path.is_dir():
                 skipped.append(Skipped(file, why))
             else:
@@ -89,7 +88,7 @@ def read(paths: Sequence[pathlib.Path]) -> Sources:
             f"there is no result in {', '.join(map(str, paths)) or 'nothing'}: give the folder of "
             "a run, or what check, plan or gate wrote with --json"
         )
-    order = list(reading.KINDS)
+    order = list(reading.RESULTS)
     found.sort(key=lambda each: order.index(each[1]))
     return Sources(_named(found), tuple(skipped))
 
