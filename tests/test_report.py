@@ -294,7 +294,7 @@ def test_what_differs_between_environments_is_marked(tmp_path):
     samples.write(tmp_path, a=samples.run(), b=other)
     rows = verdicts.environment(reading.read([tmp_path])).parts[0]
     assert isinstance(rows, page.Table)
-    marked = [row for row, tone in zip(rows.rows, rows.tones, strict=True) if tone]
+    marked = [tuple(row.values()) for row, tone in zip(rows.rows, rows.tones, strict=True) if tone]
     assert marked == [("Python", "3.11.7", "run 1"), ("Python", "3.12.1", "run 2")]
 
 

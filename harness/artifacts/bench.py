@@ -23,7 +23,7 @@ class Figures(OpenPart):
     temp_bytes: Count | None = None
     donated_bytes: Count | None = None
     flops: Amount | None = None
-    wall_micro_batch: Count | None = None
+    largest_micro_batch: Count | None = None
 
     def chosen(self, names: Sequence[str]) -> dict[str, int]:
         """Return the figures of some names as whole numbers, those that are known."""
@@ -64,6 +64,13 @@ class Benchmark(Part):
     params: dict[str, Any] | None = None
     extra_info: ExtraInfo = ExtraInfo()
     stats: Stats
+
+    @property
+    def program(self) -> str:
+        """Name of the program that it is of."""
+        if self.group in (None, "memory"):
+            return str((self.params or {}).get("name", self.name))
+        return str(self.group)
 
 
 class Machine(Part):

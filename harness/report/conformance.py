@@ -4,27 +4,23 @@ from collections import Counter
 
 from harness.artifacts.check import Check, Defect, Property
 from harness.report import forms
-from harness.report.page import Figure, Note, Part, Table, Tile
+from harness.report.page import Code, Figure, Note, Part, Table, Tile
 from harness.report.reading import Source
 
-# Gravest first; what one and what several are called on the page.
+# Gravest first; what one and what several are called on the page, and their colour.
 _STATUS = {
-    "fail": ("fails", "fail"),
-    "error": ("could not be checked", "could not be checked"),
-    "known-defect": ("breaks as known", "break as known"),
-    "pass": ("holds", "hold"),
+    "fail": ("fails", "fail", "fail"),
+    "error": ("could not be checked", "could not be checked", "fail"),
+    "known-defect": ("breaks as known", "break as known", "known"),
+    "pass": ("holds", "hold", "pass"),
 }
-_TONES = {"fail": "fail", "error": "fail", "known-defect": "known", "pass": "pass"}
 _SHOWN, _LONGEST = 3, 300
 
 
 def parts(source: Source, check: Check) -> list[Part]:
     """Show what a check found."""
-    return [*_properties(source, check), *_known_issues(source, check)]
-
-
-def _title(source: Source, check: Check) -> str:
-    return f"{source.name}: Tunix {check.version}, {check.mode}"
+    title = f"{source.name}: Tunix {check.version}, {check.mode}"
+    return [*_properties(source, check, title), *_known_issues(source, check, title)]
 
 
 def counted(check: Check) -> dict[str, str]:
@@ -37,74 +33,74 @@ def counted(check: Check) -> dict[str, str]:
     }
 
 
-def _properties(source: Source, check: Check) -> list[Part]:
+def _properties(source: Source, check: Check, title: str) -> list[Part]:
     if not check.properties:
-        return [Note(f"{_title(source, check)}: no property was checked.")]
-    areas: dict[str, list[Tile]] = {}
-    for each in sorted(check.properties, key=lambda each: list(_STATUS).index(each.status)):
-        title = f"{each.id}: {_STATUS[each.status][0]}. {each.statement}"
-        areas.setdefault(each.area, []).append(Tile(each.status, title))
-    order = dict.fromkeys(each.area for each in check.properties)
+        return [Note(f"{title}: no property was checked.")]
     found = counted(check)
-    found_parts: list[Part] = [
-        Figure(
-            title=f"Properties, {_title(source, check)}",
-            basis=("measured",),
-            tiles=[(area, areas[area]) for area in order],
-            caption="A square for each property: what Tunix did, compared with an independent "
-            "calculation or with itself under a symmetry.",
-            legend=[(_TONES[status], words) for status, words in found.items()],
-        )
-    ]
+    areas: dict[str, list[Tile]] = {each.area: [] for each in check.properties}
+    for status in found:
+        for each in check.properties:
+            if each.status == status:
+                text = f"{each.id}: {_STATUS[status][0]}. {each.statement}"
+                areas[each.area].append(Tile(status, text))
+    figure = Figure(
+        f"Properties, {title}",
+        ("measured",),
+        "A square for each property: what Tunix did, compared with an independent calculation or "
+        "with itself under a symmetry.",
+        tiles=list(areas.items()),
+        legend=[(_STATUS[status][2], words) for status, words in found.items()],
+    )
+    tables = []
     for status, words in found.items():
         rows = [_row(each) for each in check.properties if each.status == status]
-        found_parts.append(
-            Table(
-                ("property", "area", "what must hold", "tolerance", "what was seen"),
-                rows,
-                ("measured",),
-                f"{words} ({source.name})",
-                folded=status in ("pass", "known-defect"),
-                code={0},
-                tones=[status] * len(rows),
-            )
-        )
-    return found_parts
+        folded, tones = status in ("pass", "known-defect"), [status] * len(rows)
+        tables.append(Table(f"{words} ({source.name})", ("measured",), rows, folded, tones))
+    return [figure, *tables]
 
 
-def _row(each: Property) -> tuple[str, ...]:
+def _row(each: Property) -> dict[str, str]:
     seen = [forms.shorten(text, _LONGEST) for text in each.messages[:_SHOWN]]
     if len(each.messages) > _SHOWN:
         seen.append(f"and {len(each.messages) - _SHOWN} more")
-    return each.id, each.area, each.statement, each.tolerance, "; ".join(seen) or "nothing amiss"
+    return {
+        "property": Code(each.id),
+        "area": each.area,
+        "what must hold": each.statement,
+        "tolerance": each.tolerance,
+        "what was seen": "; ".join(seen) or "nothing amiss",
+    }
 
 
-def _known_issues(source: Source, check: Check) -> list[Part]:
+def _known_issues(source: Source, check: Check, title: str) -> list[Part]:
     if not check.defects:
-        return [Note(f"{_title(source, check)}: no known issue is listed.")]
-    groups = (
-        ("in this Tunix, not fixed", [d for d in check.defects if d.present and not d.fixed]),
-        ("in this Tunix, fixed", [d for d in check.defects if d.present and d.fixed]),
-        ("not checked", [d for d in check.defects if d.present is None]),
-        ("not in this Tunix", [d for d in check.defects if d.present is False]),
-    )
+        return [Note(f"{title}: no known issue is listed.")]
+    groups = {
+        "in this Tunix, not fixed": [d for d in check.defects if d.present and not d.fixed],
+        "in this Tunix, fixed": [d for d in check.defects if d.present and d.fixed],
+        "not checked": [d for d in check.defects if d.present is None],
+        "not in this Tunix": [d for d in check.defects if d.present is False],
+    }
     return [
         Table(
-            ("known issue", "what", "where", "releases", "shown by"),
-            [_issue(each) for each in found],
-            ("measured",) if found[0].present is not None else (),
             f"Known issues: {len(found)} {words} ({source.name})",
+            ("measured",) if found[0].present is not None else (),
+            [_issue(each) for each in found],
             folded=True,
-            code={0, 2},
         )
-        for words, found in groups
+        for words, found in groups.items()
         if found
     ]
 
 
-def _issue(each: Defect) -> tuple[str, ...]:
+def _issue(each: Defect) -> dict[str, str]:
     shown = ", ".join(each.shown_by) or "its own script"
     if each.reproduction:
         shown += f": {forms.shorten(each.reproduction, _LONGEST)}"
-    releases = ", ".join(each.releases) or forms.NOT_REPORTED
-    return each.id, each.title, each.where or forms.NOT_REPORTED, releases, shown
+    return {
+        "known issue": Code(each.id),
+        "what": each.title,
+        "where": Code(each.where or forms.NOT_REPORTED),
+        "releases": ", ".join(each.releases) or forms.NOT_REPORTED,
+        "shown by": shown,
+    }

@@ -12,7 +12,6 @@ import warnings
 from typing import Any
 from xml.etree import ElementTree
 
-import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -57,8 +56,9 @@ STYLE: dict[Any, Any] = {
     "ytick.color": COLOURS["muted"],
     "ytick.major.size": 0,
     "xaxis.labellocation": "right",
-    "path.simplify": True,
 }
+# What of an SVG element is of use in a page.
+_ATTRIBUTES = {"path": ("d", "style", "transform"), "text": ("x", "y", "style", "transform")}
 
 
 def plain(text: str) -> str:
@@ -70,12 +70,7 @@ class Drawing:
     """One pair of axes; make and save it within `matplotlib.rc_context(STYLE)`."""
 
     def __init__(self, width: float, height: float):
-        """Make the axes.
-
-        Args:
-          width: Of the drawing, in pixels.
-          height: Of the drawing, in pixels.
-        """
+        """Make the axes of a drawing of so many pixels."""
         self.width = width
         self.figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         self.figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr]
@@ -88,11 +83,11 @@ class Drawing:
         self._tips[f"tip-{len(self._tips)}"] = plain(text)
 
     def write(self, text: str, at: tuple[float, float], tone: str = "ink", **how: Any) -> None:
-        """Write a text beside a place.
+        """Write a text beside a point.
 
         Args:
           text: One line.
-          at: The place, in the coordinates of `xycoords`, the data's if not given.
+          at: The point, in the coordinates of `xycoords`, the data's if not given.
           tone: Name of its colour.
           how: As for `Axes.annotate`; `xytext` is an offset in pixels.
         """
@@ -102,67 +97,50 @@ class Drawing:
         self.axes.annotate(text, at, color=COLOURS[tone], **how)
 
     def svg(self, label: str) -> str:
-        """Return the drawing as SVG.
+        """Return the drawing as an `<svg>` element that scales.
 
         Args:
           label: What a person who cannot see it should know.
-
-        Returns:
-          An `<svg>` element that scales.
         """
         out = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         with warnings.catch_warnings():  # a page has fonts for what matplotlib's has no glyph
             warnings.simplefilter("ignore", UserWarning)
             FigureCanvasSVG(self.figure).print_svg(out, metadata=metadata)
-        root = ElementTree.fromstring(out.getvalue())
-        shapes = {name: each for each in root.iter() if (name := each.get("id"))}
-        self._clean(root, shapes)
-        root.attrib = {
-            "viewBox": root.get("viewBox", ""),
-            "role": "img",
-            "aria-label": plain(label),
-        }
+        text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", out.getvalue()).replace("xlink:", "")
+        root = ElementTree.fromstring(text)
+        shapes = {f"#{each.get('id')}": each.get("d", "") for each in root.iter("path")}
+        for parent in list(root.iter()):
+            for child in list(parent):
+                if child.tag in ("defs", "metadata", "style"):
+                    parent.remove(child)
+        for each in list(root.iter()):
+            self._clean(each, shapes)
+        box = f"0 0 {self.width:g} {self.figure.bbox.height:g}"
+        root.attrib = {"viewBox": box, "role": "img", "aria-label": plain(label)}
         return ElementTree.tostring(root, encoding="unicode")
 
-    def _clean(self, parent: ElementTree.Element, shapes: dict[str, ElementTree.Element]) -> None:
-        """Remove what a page has no use for; put marks where they are only referred to."""
-        for child in list(parent):
-            tag = child.tag.rpartition("}")[2]
-            if tag in ("defs", "metadata", "style"):
-                parent.remove(child)
-                continue
-            if tag == "use":
-                href = next(value for name, value in child.items() if name.endswith("href"))
-                child.set("d", shapes[href[1:]].get("d", ""))
-                child.set("transform", f"translate({child.get('x')} {child.get('y')})")
-                tag = "path"
-            self._clean(child, shapes)
-            if tip := self._tips.get(child.get("id", "")):
-                title = ElementTree.Element("title")
-                title.text = tip
-                child.insert(0, title)
-            child.attrib = _attributes(tag, child)
-            child.tag, child.tail = tag, None
-            child.text = child.text if tag in ("text", "title") else None
-        parent.tag = parent.tag.rpartition("}")[2]
+    def _clean(self, element: ElementTree.Element, shapes: dict[str, str]) -> None:
+        """Leave of an element what a page has a use for; put a shape where it is referred to."""
+        if element.tag == "use":
+            element.tag = "path"
+            element.set("d", shapes[element.get("href", "")])
+            element.set("transform", f"translate({element.get('x')} {element.get('y')})")
+        tip = self._tips.get(element.get("id", ""))
+        names = _ATTRIBUTES.get(element.tag, ("style", "transform"))
+        element.attrib = {
+            name: _short(element.get(name, "")) for name in names if element.get(name)
+        }
+        element.tail = None
+        element.text = element.text if element.tag in ("text", "title") else None
+        if tip:
+            title = ElementTree.Element("title")
+            title.text = tip
+            element.insert(0, title)
 
 
-def _attributes(tag: str, element: ElementTree.Element) -> dict[str, str]:
-    kept = ("d", "style") if tag == "path" else ("style", "x", "y") if tag == "text" else ("style",)
-    found = {name: element.get(name, "") for name in (*kept, "transform") if element.get(name)}
-    if "style" in found:
-        style = re.sub(r"font-family:[^;]*(;|$)", "", found["style"])
-        found["style"] = re.sub(
-            r"#[0-9a-f]{6}", lambda m: f"var(--{_TONE_OF.get(m[0], 'ink')})", style
-        )
-    if "rotate(-0" in found.get("transform", ""):
-        del found["transform"]
-    for name in {"d", "x", "y", "transform"} & found.keys():
-        found[name] = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.1f}", found[name])
-    if "d" in found:
-        found["d"] = " ".join(found["d"].split())
-    return found
-
-
-styled = matplotlib.rc_context(STYLE)
+def _short(value: str) -> str:
+    """Return an attribute with the page's font and colours, and numbers to a tenth of a pixel."""
+    value = re.sub(r"font-family:[^;]*(;|$)", "", " ".join(value.split()))
+    value = re.sub(r"#[0-9a-f]{6}", lambda m: f"var(--{_TONE_OF.get(m[0], 'ink')})", value)
+    return re.sub(r"-?\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}", value)

@@ -1,6 +1,7 @@
 """How figures are written: short, in the unit that suits them."""
 
 import math
+from collections.abc import Callable
 
 from harness.artifacts.plan import GIB
 
@@ -54,6 +55,11 @@ def size(value: float | None) -> str:
         return NOT_REPORTED
     unit, name = bytes_unit(value)
     return f"{number(value / unit) if name != 'GiB' else f'{value / unit:.2f}'} {name}"
+
+
+def known(value: float | None, form: Callable[[float], str]) -> str:
+    """Return a figure in a form, or that it was not reported."""
+    return NOT_REPORTED if value is None else form(value)
 
 
 def count(amount: int, noun: str) -> str:

@@ -1,15 +1,31 @@
 """Did it get worse: what the gate found, tier by tier."""
 
-from harness.artifacts.gate import Finding, Gate
-from harness.report import charts, forms
-from harness.report.page import WIDE, Figure, Note, Part, Table, picture
-from harness.report.reading import Source
-from harness.report.verdicts import TIER_BASIS
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-# Gravest first, each with a colour and a class of a table's row.
-_TONES = {"FAIL": "no", "NOT COMPARABLE": "open", "INCONCLUSIVE": "open", "PASS": "s0"}
-_CLASSES = {"FAIL": "bad", "NOT COMPARABLE": "open", "INCONCLUSIVE": "open", "PASS": ""}
-_TIERS = ("exact", "time", "learning")
+from harness.artifacts.gate import Finding, Gate
+from harness.report import charts
+from harness.report.page import Basis, Code, Figure, Gravity, Note, Part, Table
+from harness.report.reading import Source
+
+
+class _Look(NamedTuple):
+    """How a verdict looks: its gravity, the colour of its mark, the class of its row."""
+
+    gravity: Gravity
+    tone: str
+    row: str
+
+
+# Gravest first.
+LOOKS: Mapping[str, _Look] = {
+    "FAIL": _Look("no", "no", "bad"),
+    "NOT COMPARABLE": _Look("open", "open", "open"),
+    "INCONCLUSIVE": _Look("open", "open", "open"),
+    "PASS": _Look("yes", "s0", ""),
+}
+# How each tier comes to its figures.
+TIER_BASIS: Mapping[str, Basis] = {"exact": "compiled", "time": "measured", "learning": "measured"}
 
 
 def parts(source: Source, gate: Gate) -> list[Part]:
@@ -18,15 +34,10 @@ def parts(source: Source, gate: Gate) -> list[Part]:
     if not gate.findings:
         return [Note(f"{named}: nothing was compared.")]
     found_parts: list[Part] = []
-    timed = [
-        each
-        for each in gate.findings
-        if each.tier == "time" and each.figures.ratio and each.figures.ratio_lower is not None
-    ]
-    if timed:
+    if timed := [each for each in gate.findings if each.tier == "time" and each.figures.ratio]:
         found_parts.append(_ratios(named, timed))
-    found = sorted(gate.findings, key=lambda each: list(_TONES).index(each.verdict))
-    for tier in dict.fromkeys([*_TIERS, *(each.tier for each in found)]):
+    found = sorted(gate.findings, key=lambda each: list(LOOKS).index(each.verdict))
+    for tier in dict.fromkeys([*TIER_BASIS, *(each.tier for each in found)]):
         here = [each for each in found if each.tier == tier]
         if not here:
             found_parts.append(Note(f"{source.name}: the {tier} tier was not run."))
@@ -37,41 +48,35 @@ def parts(source: Source, gate: Gate) -> list[Part]:
     return found_parts
 
 
-def _findings(named: str, tier: str, rows: list[Finding], passed: bool) -> Table:
+def _findings(named: str, tier: str, findings: Sequence[Finding], passed: bool) -> Table:
     return Table(
-        ("verdict", "what", "why"),
-        [(each.verdict, each.subject, each.text) for each in rows],
+        f"{tier} tier, {len(findings)} {'passed' if passed else 'not passed'} ({named})",
         (TIER_BASIS.get(tier, "measured"),),
-        f"{tier} tier, {len(rows)} {'passed' if passed else 'not passed'} ({named})",
+        [
+            {"verdict": each.verdict, "what": Code(each.subject), "why": each.text}
+            for each in findings
+        ],
         folded=passed,
-        code={1},
-        tones=[_CLASSES[each.verdict] for each in rows],
+        tones=[LOOKS[each.verdict].row for each in findings],
     )
 
 
-def _ratios(named: str, timed: list[Finding]) -> Figure:
+def _ratios(named: str, timed: Sequence[Finding]) -> Figure:
     rows = []
     for each in timed:
         ratio = each.figures.ratio or 1.0
-        low = each.figures.ratio_lower or ratio
-        high = ratio if each.figures.ratio_upper is None else each.figures.ratio_upper
-        text = f"{ratio - 1:+.1%} {each.verdict}"
-        mark = charts.Mark(ratio, min(low, ratio), max(high, ratio), text, _TONES[each.verdict])
+        ends = (each.figures.ratio_lower, ratio, each.figures.ratio_upper)
+        known = [end for end in ends if end is not None]
+        text, tone = f"{ratio - 1:+.1%} {each.verdict}", LOOKS[each.verdict].tone
+        mark = charts.Mark(ratio, min(known), max(known), text, tone)
         rows.append(charts.Row(each.subject, (mark,)))
-    label = "Time over the baseline's: " + "; ".join(
-        f"{row.name} {row.marks[0].text}" for row in rows
-    )
-    clocks = sorted(
-        {"CPU time" if each.figures.clock == "cpu" else "wall-clock time" for each in timed}
-    )
-    axis = charts.Axis(f"{' and '.join(clocks)}, candidate over baseline", forms.number)
-    rule = charts.Rule(1.0, "as before", tone="muted")
+    clocks = {"CPU time" if each.figures.clock == "cpu" else "wall-clock time" for each in timed}
+    axis = charts.Axis(f"{' and '.join(sorted(clocks))}, candidate over baseline")
+    rule, label = charts.Rule(1.0, "as before", tone="muted"), "Time over the baseline's"
     return Figure(
-        title=f"Time over the baseline's, {named}",
-        basis=("measured",),
-        pictures=[
-            picture(lambda w: charts.intervals(rows, axis, label=label, width=w, rule=rule), WIDE)
-        ],
-        caption="Dot: mean over pairs of fresh processes. Line: the one-sided bounds by which the "
-        "gate decides.",
+        f"Time over the baseline's, {named}",
+        ("measured",),
+        "Dot: mean over pairs of fresh processes. Line: the one-sided bounds by which the gate "
+        "decides.",
+        [charts.intervals(charts.WIDE, "", rows, axis, label=label, rule=rule)],
     )

@@ -1,8 +1,8 @@
 """The page: what its parts are, and how they become one file."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
 import jinja2
 
@@ -18,64 +18,41 @@ BASES: dict[Basis, str] = {
 Gravity = Literal["no", "open", "yes", "none"]
 GRAVITIES: tuple[Gravity, ...] = ("no", "open", "yes", "none")
 
-# Widths of drawings on a desk, and of the same on a phone: across the page, two
-# and three side by side; of the last, two side by side on a phone.
-WIDE, HALF, PANEL = 1040.0, 504.0, 330.0
-NARROW = {WIDE: 350.0, HALF: 350.0, PANEL: 168.0}
-_PLACES = {WIDE: "across", HALF: "half", PANEL: "third"}
-
 
 def in_order(found: Collection[Basis]) -> tuple[Basis, ...]:
     """Return each of the labels once, in the order in which the page explains them."""
-    return tuple(sorted(set(found), key=list(BASES).index))
+    return tuple(each for each in BASES if each in found)
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A chart as SVG for a desk and for a phone, its title, and how much of a page it takes."""
+class Code(str):
+    """A cell of a table that is a name from code."""
 
-    wide: str
-    narrow: str
-    title: str = ""
-    place: str = "across"
+    kind = "code"
 
 
-def picture(draw: Callable[[float], str], wide: float, title: str = "") -> Picture:
-    """Draw a chart at both widths.
+class Number(str):
+    """A cell of a table that is a figure, set to the right."""
 
-    Args:
-      draw: Returns SVG of a width.
-      wide: The width on a desk: `WIDE`, `HALF` or `PANEL`.
-      title: Over it, if it is one of several.
-
-    Returns:
-      Both.
-    """
-    return Picture(draw(wide), draw(NARROW[wide]), title, _PLACES[wide])
+    kind = "figures"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows under a head.
+    """A table.
 
     Attributes:
-      head: Names of the columns.
-      rows: Cells as text.
-      basis: How the figures came to be; empty where there are only words.
       caption: What it is of.
-      figures: Columns that hold figures, set to the right.
+      basis: How the figures came to be; empty where there are only words.
+      rows: Cells by the name of their column, which is the same in all; a cell that is more
+        than text is a `Code` or a `Number`.
       folded: Whether it is shown only when asked for.
-      code: Columns that hold names from code.
       tones: Of each row, a class; empty if rows look alike.
     """
 
-    head: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    basis: tuple[Basis, ...]
     caption: str
-    figures: Collection[int] = ()
+    basis: Sequence[Basis]
+    rows: Sequence[dict[str, str]]
     folded: bool = False
-    code: Collection[int] = ()
     tones: Sequence[str] = ()
     kind: str = "table"
 
@@ -89,24 +66,34 @@ class Tile:
 
 
 @dataclasses.dataclass(frozen=True)
+class Picture:
+    """A chart as SVG for a desk and for a phone, its title, and how much of a page it takes."""
+
+    wide: str
+    narrow: str
+    title: str
+    width: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Figure:
-    """A chart, or several of a kind, with what it says.
+    """A chart, or several of a kind, with what it shows.
 
     Attributes:
       title: What is seen.
       basis: How what is seen came to be.
-      pictures: The charts.
       caption: How to read it, and what to make of it.
+      pictures: The charts.
       legend: Names of colours, and what they are of.
-      table: The same figures to read, None if the drawing says them all.
+      table: The same figures to read, None if the drawing holds them all.
       half: Whether two stand side by side on a desk.
       tiles: Squares by group, instead of charts.
     """
 
     title: str
-    basis: tuple[Basis, ...]
+    basis: Sequence[Basis]
+    caption: str
     pictures: Sequence[Picture] = ()
-    caption: str = ""
     legend: Sequence[tuple[str, str]] = ()
     table: Table | None = None
     half: bool = False
@@ -116,13 +103,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """A sentence on its own.
-
-    Attributes:
-      text: The sentence.
-      command: What would make what is missing.
-      missing: Whether something is not there to be shown.
-    """
+    """A sentence on its own; `command` makes what is missing, if anything is."""
 
     text: str
     command: str = ""
@@ -144,15 +125,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one result says, in a word and a sentence.
-
-    Attributes:
-      gravity: How grave it is.
-      word: The word.
-      text: The sentence.
-      basis: How what it rests on came to be.
-      source: Name of the result.
-    """
+    """What one result comes to: how grave it is, in a word and a sentence, and on which basis."""
 
     gravity: Gravity
     word: str
@@ -166,7 +139,7 @@ def render(headline: str, answers: Sequence[Answer], sections: Sequence[Section]
 
     Args:
       headline: The whole in a sentence.
-      answers: What each result says; the gravest is shown first.
+      answers: What each result comes to; the gravest is shown first.
       sections: What stands under them.
 
     Returns:
@@ -179,9 +152,11 @@ def render(headline: str, answers: Sequence[Answer], sections: Sequence[Section]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    worst_first = sorted(answers, key=lambda answer: GRAVITIES.index(answer.gravity))
-    text = environment.get_template("page.html").render(
-        headline=headline, answers=worst_first, sections=sections, bases=BASES
-    )
+    shown: dict[str, Any] = {
+        "answers": sorted(answers, key=lambda answer: GRAVITIES.index(answer.gravity)),
+        "sections": sections,
+        "bases": BASES,
+    }
+    text = environment.get_template("page.html").render(headline=headline, **shown)
     # JSON can hold halves of characters, which no encoding has.
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -14,19 +14,12 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One result.
+    """One result: what it holds, of which kind, from which file, and its name on the page."""
 
-    Attributes:
-      name: Its name on the page: the kind, and a number if there are several.
-      path: The file, as it was given or found.
-      kind: What it is of.
-      tree: What it holds.
-    """
-
-    name: str
     path: pathlib.Path
     kind: reading.Kind
     tree: reading.Artifact
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,45 +57,39 @@ def read(paths: Sequence[pathlib.Path]) -> Sources:
         that was named is no result; a result is of a schema that is not known
         or lacks a part; or there is no result at all.
     """
-    found: list[tuple[pathlib.Path, reading.Kind, reading.Artifact]] = []
+    found: list[Source] = []
     skipped: list[Skipped] = []
-    seen: set[pathlib.Path] = set()
+    files: dict[pathlib.Path, tuple[pathlib.Path, pathlib.Path]] = {}
     for path in paths:
         for file in _search(path) if path.is_dir() else [path]:
-            if (real := file.resolve()) in seen:
-                continue
-            seen.add(real)
-            tree = reading.load(file)
-            kind, why = reading.recognise(file, tree)
-            if kind is not None:
-                found.append((file, kind, reading.validated(file, kind, tree)))
-            elif path.is_dir():
-                skipped.append(Skipped(file, why))
-            else:
-                raise HarnessError(
-                    f"{file} is no result ({why}): give a result.json, or what check, plan or "
-                    "gate wrote with --json, or pytest with --benchmark-json"
-                )
+            files.setdefault(file.resolve(), (file, path))
+    for file, path in files.values():
+        tree = reading.load(file)
+        kind, why = reading.recognise(file, tree)
+        if kind is not None:
+            found.append(Source(file, kind, reading.validated(file, kind, tree)))
+        elif path.is_dir():
+            skipped.append(Skipped(file, why))
+        else:
+            raise HarnessError(
+                f"{file} is no result ({why}): give a result.json, or what check, plan or "
+                "gate wrote with --json, or pytest with --benchmark-json"
+            )
     if not found:
         raise HarnessError(
             f"there is no result in {', '.join(map(str, paths)) or 'nothing'}: give the folder of "
             "a run, or what check, plan or gate wrote with --json"
         )
-    order = list(reading.RESULTS)
-    found.sort(key=lambda each: order.index(each[1]))
     return Sources(_named(found), tuple(skipped))
 
 
-def _named(
-    found: Sequence[tuple[pathlib.Path, reading.Kind, reading.Artifact]],
-) -> tuple[Source, ...]:
-    many = Counter(kind for _, kind, _ in found)
-    count: Counter[str] = Counter()
-    named = []
-    for path, kind, tree in found:
-        count[kind] += 1
-        name = f"{kind} {count[kind]}" if many[kind] > 1 else kind
-        named.append(Source(name, path, kind, tree))
+def _named(found: Sequence[Source]) -> tuple[Source, ...]:
+    """Order results by kind, and number those of a kind."""
+    many, count, named = Counter(each.kind for each in found), Counter(), []
+    for each in sorted(found, key=lambda each: reading.RESULTS.index(each.kind)):
+        count[each.kind] += 1
+        name = f"{each.kind} {count[each.kind]}" if many[each.kind] > 1 else each.kind
+        named.append(dataclasses.replace(each, name=name))
     return tuple(named)
 
 

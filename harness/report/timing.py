@@ -6,15 +6,12 @@ from harness.artifacts.bench import Bench, Benchmark
 from harness.artifacts.plan import Plan
 from harness.artifacts.run import Run
 from harness.report import charts, forms
-from harness.report.page import HALF, Figure, Note, Part, Picture, picture
+from harness.report.page import Figure, Note, Part, Picture
 from harness.report.reading import Source
-from harness.report.sizes import program
 
 
-def _bars(rows: Sequence[charts.Bar], what: str) -> Sequence[Picture]:
-    label = f"{what}: " + "; ".join(f"{row.name} {row.text}" for row in rows)
-    axis = charts.Axis("seconds")
-    return [picture(lambda w: charts.bars(rows, axis, label=label, width=w), HALF)]
+def _seconds(bars: Sequence[charts.Bar], label: str) -> list[Picture]:
+    return [charts.bars(charts.HALF, "", bars, charts.Axis("seconds"), label=label)]
 
 
 def of_run(source: Source, run: Run) -> list[Part]:
@@ -22,7 +19,7 @@ def of_run(source: Source, run: Run) -> list[Part]:
     if not run.phases:
         return [Note(f"{source.name} holds no phases.")]
     total = sum(phase.seconds for phase in run.phases)
-    rows = []
+    bars = []
     for phase in run.phases:
         compiling = min(phase.compile_seconds, phase.seconds)
         segments = (
@@ -30,13 +27,13 @@ def of_run(source: Source, run: Run) -> list[Part]:
             charts.Segment("compiling", compiling, "t1"),
         )
         text = forms.seconds(phase.seconds) + (f", {phase.seconds / total:.0%}" if total else "")
-        rows.append(charts.Bar(phase.name.replace("_", " "), segments, text))
+        bars.append(charts.Bar(phase.name.replace("_", " "), segments, text))
     compiled = sum(phase.compile_seconds for phase in run.phases)
     figure = Figure(
-        title=f"A run by phase, {source.name}",
-        basis=("measured",),
-        pictures=_bars(rows, "Seconds of each phase"),
-        caption=f"{forms.seconds(total)} in all, {forms.seconds(compiled)} of it compiling.",
+        f"A run by phase, {source.name}",
+        ("measured",),
+        f"{forms.seconds(total)} in all, {forms.seconds(compiled)} of it compiling.",
+        _seconds(bars, "Seconds of each phase"),
         legend=(("t0", "running"), ("t1", "compiling")),
         half=True,
     )
@@ -52,29 +49,26 @@ def of_bench(source: Source, bench: Bench) -> list[Part]:
             groups.setdefault(key, []).append(each)
     if not groups:
         return [Note(f"{source.name} holds no timed benchmark.")]
-    return [
-        _calls(f"A call of each program, {source.name}", *key, benchmarks)
-        for key, benchmarks in groups.items()
-    ]
+    return [_calls(source, *key, benchmarks) for key, benchmarks in groups.items()]
 
 
-def _calls(title: str, dtype: str, size: int, benchmarks: Sequence[Benchmark]) -> Figure:
+def _calls(source: Source, dtype: str, size: int, benchmarks: Sequence[Benchmark]) -> Figure:
     bars = [
         charts.Bar(
-            program(each),
+            each.program,
             (charts.Segment("median", each.stats.median, "t0"),),
             forms.seconds(each.stats.median),
             (each.stats.q1, each.stats.q3),
         )
         for each in sorted(benchmarks, key=lambda each: -each.stats.median)
     ]
-    what = ", ".join([*([dtype] if dtype else []), *([f"micro-batch {size}"] if size else [])])
+    what = ", ".join(filter(None, (dtype, f"micro-batch {size}" if size else "")))
     return Figure(
-        title=title + (f": {what}" if what else ""),
-        basis=("measured",),
-        pictures=_bars(bars, "Median seconds of a call"),
-        caption="Median of the rounds of one process; the line spans their middle half. "
-        "Compiling is not in it.",
+        f"A call of each program, {source.name}" + (f": {what}" if what else ""),
+        ("measured",),
+        "Median of the rounds of one process; the line spans their middle half. Compiling is not "
+        "in it.",
+        _seconds(bars, "Median seconds of a call"),
         half=True,
     )
 
@@ -88,16 +82,16 @@ def of_plan(source: Source, plan: Plan) -> list[Part]:
         charts.Bar(
             phase.name,
             (charts.Segment("at least", phase.seconds, "t2"),),
-            forms.seconds(phase.seconds) + (f", {phase.bound_by}" if phase.bound_by else ""),
+            ", ".join(filter(None, (forms.seconds(phase.seconds), phase.bound_by))),
         )
         for phase in phases
     ]
     total = forms.seconds(sum(phase.seconds for phase in phases))
     figure = Figure(
-        title=f"A global step at least, {source.name}: {plan.chip}",
-        basis=("bound",),
-        pictures=_bars(bars, "Least seconds of each phase in a global step"),
-        caption=f"{total} in all. After each time: what bounds it.",
+        f"A global step at least, {source.name}: {plan.chip}",
+        ("bound",),
+        f"{total} in all. After each time: what bounds it.",
+        _seconds(bars, "Least seconds of each phase in a global step"),
         half=True,
     )
     return [figure]

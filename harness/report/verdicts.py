@@ -1,4 +1,4 @@
-"""What each result says in a word, the whole in a sentence, and where it was measured."""
+"""What each result comes to in a word, the whole in a sentence, and where it was measured."""
 
 import dataclasses
 from collections import Counter
@@ -14,17 +14,10 @@ from harness.artifacts.reading import Artifact
 from harness.artifacts.run import Run
 from harness.report import forms
 from harness.report.conformance import counted
-from harness.report.page import Answer, Basis, Gravity, Note, Part, Section, Table, in_order
+from harness.report.gating import LOOKS, TIER_BASIS
+from harness.report.page import Answer, Gravity, Note, Part, Section, Table, in_order
 from harness.report.reading import Sources
 
-_GATE: Mapping[str, Gravity] = {
-    "FAIL": "no",
-    "NOT COMPARABLE": "open",
-    "INCONCLUSIVE": "open",
-    "PASS": "yes",
-}
-# How each tier of the gate comes to its figures.
-TIER_BASIS: Mapping[str, Basis] = {"exact": "compiled", "time": "measured", "learning": "measured"}
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "qwix", "optax", "orbax-checkpoint", "numpy")
 # What one and what several results of a gravity do.
 _HEADLINE: Mapping[Gravity, tuple[str, str]] = {
@@ -64,8 +57,8 @@ def _answer(tree: Artifact) -> Answer:
         case Gate():
             tiers = ", ".join(f"{tier} {verdict}" for tier, verdict in tree.tiers.items())
             text = f"{tree.candidate} against {tree.baseline}: {tiers or 'no tier'}."
-            found: set[Basis] = {TIER_BASIS.get(each.tier, "measured") for each in tree.findings}
-            return Answer(_GATE[tree.verdict], tree.verdict, text, in_order(found))
+            found = {TIER_BASIS.get(each.tier, "measured") for each in tree.findings}
+            return Answer(LOOKS[tree.verdict].gravity, tree.verdict, text, in_order(found))
 
 
 def _run(run: Run) -> tuple[Gravity, str, str]:
@@ -121,40 +114,44 @@ def _bench(bench: Bench) -> str:
 def environment(sources: Sources) -> Section:
     """Show where everything was measured, each fact once, and what differs."""
     facts: dict[str, dict[str, list[str]]] = {}
+    silent = []
     for source in sources.used:
-        for fact, value in _facts(source.tree):
+        found = {name: str(value) for name, value in _facts(source.tree) if value}
+        for fact, value in found.items():
             facts.setdefault(fact, {}).setdefault(value, []).append(source.name)
+        silent += [] if found else [source.name]
     rows, tones, alike = [], [], []
     for fact, values in facts.items():
         if fact in _PACKAGES and len(values) == 1:
             alike.append(f"{fact} {next(iter(values))}")
             continue
-        rows += [(fact, value, ", ".join(names)) for value, names in values.items()]
-        tones += ["differs" if len(values) > 1 else ""] * len(values)
+        for value, names in values.items():
+            rows.append({"what": fact, "value": value, "source": ", ".join(names)})
+            tones.append("differs" if len(values) > 1 else "")
     if alike:
-        rows.append(("packages", ", ".join(alike), "all that report them"))
+        reported = "all that report them"
+        rows.append({"what": "packages", "value": ", ".join(alike), "source": reported})
         tones.append("")
     caption = "Where it ran or was compiled. A bar marks what is not the same in all."
-    parts: list[Part] = [Table(("what", "value", "source"), rows, (), caption, tones=tones)]
-    silent = [each.name for each in sources.used if not any(_facts(each.tree))]
+    parts: list[Part] = [Table(caption, (), rows, tones=tones)] if rows else []
     if silent:
         parts.append(Note(f"No environment is reported by: {', '.join(silent)}."))
     return Section("environment", "Environment", parts)
 
 
-def _facts(tree: Artifact) -> Iterator[tuple[str, str]]:
+def _facts(tree: Artifact) -> Iterator[tuple[str, Any]]:
+    """Yield each fact of where a result is from; empty where it is not known."""
     match tree:
-        case Run():
+        case Run() | Plan() if tree.upstream:
             yield "Tunix", f"{tree.upstream.version}, {tree.upstream.mode}"
-            yield "recipe", str(tree.recipe.get("name", "unnamed"))
-            yield from _environment(tree.environment)
         case Check():
             yield "Tunix", f"{tree.version}, {tree.mode}"
+    match tree:
+        case Run():
+            yield "recipe", tree.recipe.get("name", "unnamed")
+            yield from _environment(tree.environment)
         case Plan():
-            if tree.upstream is not None:
-                yield "Tunix", f"{tree.upstream.version}, {tree.upstream.mode}"
-            if "name" in tree.recipe:
-                yield "recipe", str(tree.recipe["name"])
+            yield "recipe", tree.recipe.get("name")
             yield "device", f"{tree.chip}, compiled for, not here"
             yield from _packages(tree.versions)
         case Bench():
@@ -163,32 +160,32 @@ def _facts(tree: Artifact) -> Iterator[tuple[str, str]]:
             yield from _environment(tree.environment)
 
 
-def _bench_facts(bench: Bench) -> Iterator[tuple[str, str]]:
+def _bench_facts(bench: Bench) -> Iterator[tuple[str, Any]]:
     if bench.harness:
         given = bench.harness.conditions
-        if version := bench.harness.judged.get("google-tunix"):
-            yield "Tunix", str(version)
-        if "name" in bench.harness.recipe:
-            yield "recipe", str(bench.harness.recipe["name"])
-        if given.get("device"):
-            yield "device", f"{given['device']} \N{MULTIPLICATION SIGN} {given.get('devices', 1)}"
+        yield "Tunix", bench.harness.judged.get("google-tunix")
+        yield "recipe", bench.harness.recipe.get("name")
+        yield "device", _times(given.get("device"), given.get("devices", 1))
         yield from _packages({key.removeprefix("packages."): given[key] for key in given})
-        if given.get("XLA_FLAGS"):
-            yield "XLA_FLAGS", str(given["XLA_FLAGS"])
-    if brand := bench.machine_info.cpu.get("brand_raw"):
-        yield "processor", f"{brand}, {bench.machine_info.cpu.get('count', '?')} cores"
-    if bench.machine_info.python_version:
-        yield "Python", bench.machine_info.python_version
+        yield "XLA_FLAGS", given.get("XLA_FLAGS")
+    processor = bench.machine_info.cpu
+    yield "processor", _cores(processor.get("brand_raw"), processor.get("count"))
+    yield "Python", bench.machine_info.python_version
 
 
-def _environment(found: Environment) -> Iterator[tuple[str, str]]:
-    if found.devices.kind:
-        yield "device", f"{found.devices.kind} \N{MULTIPLICATION SIGN} {found.devices.count or 1}"
-    if found.cpu.model:
-        yield "processor", f"{found.cpu.model}, {found.cpu.count or '?'} cores"
-    if found.python:
-        yield "Python", found.python
+def _environment(found: Environment) -> Iterator[tuple[str, Any]]:
+    yield "device", _times(found.devices.kind, found.devices.count or 1)
+    yield "processor", _cores(found.cpu.model, found.cpu.count)
+    yield "Python", found.python
     yield from _packages(found.packages)
+
+
+def _times(kind: str | None, count: int) -> str:
+    return f"{kind} \N{MULTIPLICATION SIGN} {count}" if kind else ""
+
+
+def _cores(model: str | None, count: int | None) -> str:
+    return f"{model}, {count or '?'} cores" if model else ""
 
 
 def _packages(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
