@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import pytest
 
-from harness import recipe as recipe_lib
+from harness.artifacts import bench
 from harness.bench import context as context_lib
 from harness.bench import worker
-from harness.measure import environment, memory, programs
+from harness.measure import memory, programs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,14 +50,14 @@ def _sizes(metafunc: pytest.Metafunc) -> list[tuple[str, str]]:
     """
     config = metafunc.config
     recipe = context_lib.recipe_for(_preset(config), assignments=_assignments(config))
-    rows = context_lib.micro_batches(recipe)
+    micro_batches = [str(each) for each in context_lib.micro_batches(recipe)]
     own = recipe.model.dtype
     other = "float32" if own == "bfloat16" else "bfloat16"
-    sizes = [(own, str(each)) for each in rows]
+    sizes = [(own, each) for each in micro_batches]
     heavy = metafunc.definition.get_closest_marker("updates") is not None
     if not metafunc.config.getoption("--own-process") and jax.default_backend() == "cpu":
-        return sizes if heavy else [*sizes, (other, str(rows[0]))]
-    return [*sizes, *((other, str(each)) for each in rows)]
+        return sizes if heavy else [*sizes, (other, micro_batches[0])]
+    return [*sizes, *((other, each) for each in micro_batches)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,13 +72,13 @@ def size(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def context(size: tuple[str, str], request: pytest.FixtureRequest) -> Iterator[context_lib.Context]:
-    dtype, rows = size
+    dtype, micro_batch = size
     config = request.config
     recipe = context_lib.recipe_for(
         _preset(config),
         assignments=_assignments(config),
         dtype=dtype,
-        micro_batch=int(rows),
+        micro_batch=int(micro_batch),
     )
     own = context_lib.recipe_for(_preset(config)).model.dtype
     whole = dtype == own or jax.default_backend() != "cpu"
@@ -100,52 +100,44 @@ def timed(benchmark: Any, context: context_lib.Context) -> Any:
             rounds=rounds,
             warmup_rounds=1,
         )
-        benchmark.extra_info.update(extra_info(context, call, benchmark.stats.stats.median))
+        info = extra_info(context, call, benchmark.stats.stats.median)
+        benchmark.extra_info.update(info.to_json())
 
     return time_it
 
 
 def extra_info(
     context: context_lib.Context, call: context_lib.Call, seconds: float
-) -> dict[str, Any]:
-    """What pytest-benchmark's own figures lack; see `docs/benchmarks.md`."""
-    info: dict[str, Any] = {
-        "micro_batch": context.recipe.batching.train_micro_batch_size,
-        "dtype": context.recipe.model.dtype,
-        "tokens": call.tokens,
-        "tokens_per_second": call.tokens / seconds,
-        "device": context_lib.device_kind(),
-        # Of this process so far: see test_memory.py for the peak of one program.
-        "device_peak_bytes": memory.peak_bytes(),
-    }
+) -> bench.ExtraInfo:
+    device = context_lib.device_kind()
+    figures: dict[str, Any] = {}
     if call.name in context.programs:
         figures = context.figures(call.name)
         trips = context.trips(call.name)
-        per_call = {
-            name: None if figures[name] is None else figures[name] * trips
+        flops, moved = (
+            None if figures[name] is None else figures[name] * trips
             for name in ("flops", "bytes_accessed")
-        }
-        info |= figures
-        info |= {
+        )
+        figures |= {
             "loop_trips": trips,
             "compile_seconds": context.programs[call.name].compile_seconds,
-            "roofline_fraction": programs.roofline_fraction(
-                context_lib.device_kind(), seconds, per_call["flops"], per_call["bytes_accessed"]
-            ),
+            "roofline_fraction": programs.roofline_fraction(device, seconds, flops, moved),
         }
-    return info
+    return bench.ExtraInfo(
+        micro_batch=context.recipe.batching.train_micro_batch_size,
+        dtype=context.recipe.model.dtype,
+        tokens=call.tokens,
+        tokens_per_second=call.tokens / seconds,
+        device=device,
+        # Of this process so far: see test_memory.py for the peak of one program.
+        device_peak_bytes=memory.peak_bytes(),
+        **figures,
+    )
 
 
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict) -> None:
     """Add the conditions by which the gate knows what may be compared."""
     del benchmarks
     recipe = context_lib.recipe_for(_preset(config), assignments=_assignments(config))
-    output_json["harness"] = {
-        "schema": worker.SCHEMA,
-        "conditions": environment.conditions(),
-        "recipe": worker.shaping(recipe_lib.to_dict(recipe)),
-        "judged": {
-            **environment.versions(["google-tunix"]),
-            "commit": output_json["commit_info"]["id"],
-        },
-    }
+    conditions = worker.conditions(recipe, commit=output_json["commit_info"]["id"])
+    output_json["harness"] = conditions.to_json()

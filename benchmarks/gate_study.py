@@ -27,6 +27,7 @@ import numpy as np
 import pydantic
 
 from harness import crash, jsonlines
+from harness.artifacts import bench
 from harness.artifacts.parts import Part, Processor
 from harness.errors import HarnessError
 from harness.gate import arms, runner, statistics, timing
@@ -118,7 +119,7 @@ def work(core: int, more: int) -> None:
             log_probs(state, tokens).block_until_ready()
 
     timed = types.SimpleNamespace(prepare=lambda: None, run=passes)
-    worker.serve(worker.header(recipe), {NAME: timed}, sys.stdin, out)
+    worker.serve(bench.Header(**worker.header(recipe)), {NAME: timed}, sys.stdin, out)
 
 
 def collect(out: pathlib.Path, replicates: int, rounds: int, core: int) -> None:
@@ -139,9 +140,8 @@ def collect(out: pathlib.Path, replicates: int, rounds: int, core: int) -> None:
                     command = [MODULE, "worker", "--core", str(core), "--more", str(kinds[kind])]
                     process = arms.Process(here, command, cache=pathlib.Path(folder))
                     live[kind] = stack.enter_context(process)
-                    process.wait()
-                seconds = runner.take_turns(live, NAME, plan, order)
-                cpu = live[BASE].head["environment"]["cpu"]
+                    cpu = process.wait(bench.Header).environment.cpu
+                seconds = runner.time_rounds(live, NAME, plan, order)
             found = Replicate(
                 core=core, first=starts[0], cpu=cpu, load=os.getloadavg()[0], seconds=seconds
             )

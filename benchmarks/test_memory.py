@@ -6,13 +6,13 @@ reports no peak: there the compiler's figures are all there is, and the contexts
 the other benchmarks give them.
 """
 
-import json
 import subprocess
 import sys
 
 import pytest
 
 from harness import programs
+from harness.artifacts import bench
 
 PROGRAMS = tuple(map(str, programs.ALWAYS))
 
@@ -21,28 +21,34 @@ PROGRAMS = tuple(map(str, programs.ALWAYS))
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_peak(name, size, benchmark, request):
     benchmark.group = "memory"
-    dtype, rows = size
+    dtype, micro_batch = size
+    info = {"micro_batch": int(micro_batch), "dtype": dtype}
     if request.config.getoption("--own-process"):
-        found = benchmark.pedantic(measure, args=(name, dtype, rows, request.config), rounds=1)
+        command = worker_command(name, dtype, micro_batch, request.config)
+        found = benchmark.pedantic(measure, args=(command,), rounds=1)
+        compiled, measured = found.compiled_peak_bytes, found.measured_peak_bytes
+        info["device"] = found.conditions["device"]
     else:
         context = request.getfixturevalue("context")
         figures = benchmark.pedantic(context.figures, args=(name,), rounds=1)
-        found = {"compiled_peak_bytes": figures["peak_bytes"], "measured_peak_bytes": None}
-    benchmark.extra_info.update(found)
-    benchmark.extra_info.update({"micro_batch": int(rows), "dtype": dtype})
-    assert found["compiled_peak_bytes"] > 0
+        compiled, measured = figures["peak_bytes"], None
+    info |= {"compiled_peak_bytes": compiled, "measured_peak_bytes": measured}
+    benchmark.extra_info.update(bench.ExtraInfo(**info).to_json())
+    assert compiled > 0
     # Whatever the device held, it held the program's own arguments and outputs.
-    assert found["measured_peak_bytes"] is None or found["measured_peak_bytes"] > 0
+    assert measured is None or measured > 0
 
 
-def measure(name, dtype, rows, config):
-    """Ask a fresh process for the peak of one program."""
+def worker_command(name, dtype, micro_batch, config):
     command = [sys.executable, "-m", "harness.bench.worker", "memory", "--only", name]
-    command += ["--preset", config.getoption("--preset"), "--dtype", dtype, "--micro-batch", rows]
-    command += [f"--set={each}" for each in config.getoption("assignments")]
+    command += ["--preset", config.getoption("--preset"), "--dtype", dtype]
+    command += ["--micro-batch", micro_batch]
+    return [*command, *(f"--set={each}" for each in config.getoption("assignments"))]
+
+
+def measure(command):
+    """Ask a fresh process for the peak of one program."""
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{found.stderr[-2000:]}")
-    answer = json.loads(found.stdout)
-    names = ("compiled_peak_bytes", "measured_peak_bytes")
-    return {each: answer[each] for each in names} | {"device": answer["conditions"]["device"]}
+    return bench.Peak.model_validate_json(found.stdout)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness import upstream
+from harness.artifacts import bench
 from harness.bench import context as context_lib
 from harness.bench import worker
 from harness.errors import HarnessError
@@ -120,9 +121,10 @@ def test_a_worker_answers_each_order_on_inputs_made_anew():
     call = context_lib.Call("step", 1, lambda: prepared.append(1) or len(prepared), ran.append)
     orders = io.StringIO('{"name": "step", "calls": 2}\n{"name": "step", "calls": 1}\n')
     out = io.StringIO()
-    worker.serve({"schema": worker.SCHEMA}, {"step": call}, orders, out)
-    head, *answers = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert head == {"schema": worker.SCHEMA, "ready": True}
+    head = bench.Header(schema=bench.SCHEMA, names=["step"])
+    worker.serve(head, {"step": call}, orders, out)
+    first, *answers = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert first == {"schema": bench.SCHEMA, "names": ["step"]}
     assert [sorted(each) for each in answers] == [["cpu", "wall"]] * 2
     assert ran == [1, 2, 3]
 
@@ -131,12 +133,12 @@ def test_a_bench_recipe_has_the_shapes_of_its_preset():
     from harness import recipe as recipe_lib
 
     for preset in recipe_lib.PRESETS:
-        plain, bench = recipe_lib.load(preset), context_lib.recipe_for(preset)
-        assert bench.batching == plain.batching
-        assert bench.rollout == plain.rollout
-        assert bench.lora == plain.lora
+        plain, timed = recipe_lib.load(preset), context_lib.recipe_for(preset)
+        assert timed.batching == plain.batching
+        assert timed.rollout == plain.rollout
+        assert timed.lora == plain.lora
         shapes = {**recipe_lib.to_dict(plain)["model"], "weights": 0, "tokenizer": 0}
-        assert {**recipe_lib.to_dict(bench)["model"], "weights": 0, "tokenizer": 0} == shapes
+        assert {**recipe_lib.to_dict(timed)["model"], "weights": 0, "tokenizer": 0} == shapes
 
 
 def test_a_program_measured_alone_is_the_only_one_of_its_size():

@@ -802,13 +802,13 @@ def test_short_benchmarks_take_more_turns_and_long_ones_the_fewest():
             self.seconds = seconds
 
         def ask(self, order):
-            return {"wall": self.seconds, "cpu": self.seconds}
+            return bench.Seconds(wall=self.seconds, cpu=self.seconds)
 
     turns = {}
     for seconds in (0.001, 0.1, 5.0):
         live: Any = {"baseline": Instant(seconds), "candidate": Instant(seconds)}
         plan = runner.Plan(rounds=9, most_rounds=61, seconds=2.0, round_seconds=0.05)
-        found = runner.take_turns(live, "step", plan, random.Random(0))
+        found = runner.time_rounds(live, "step", plan, random.Random(0))
         turns[seconds] = len(found["cpu"]["candidate"])
     # 50 calls of 1 ms fill a turn of 0.05 s; 40 such turns fill 2 s.
     assert turns == {0.001: 40, 0.1: 20, 5.0: 9}
@@ -851,7 +851,7 @@ def test_an_arm_that_says_nothing_is_given_up(tmp_path):
         arms.Process(silent, [arms.WORKER, "serve"], timeout=0.2) as process,
         pytest.raises(arms.ArmFailedError, match="was silent for"),
     ):
-        process.wait()
+        process.wait(bench.Header)
 
 
 def test_environments_that_differ_in_more_than_what_is_judged_are_named(tmp_path, monkeypatch):

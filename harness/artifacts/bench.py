@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.artifacts.parts import Amount, Count, OpenPart, Part
+from harness.artifacts.parts import Amount, Count, Environment, OpenPart, Part
 
 SCHEMA = "tunix-ppo-harness/bench/2"
 # The layout of pytest-benchmark's JSON has not changed within these.
@@ -32,15 +32,19 @@ class Figures(OpenPart):
 
 
 class ExtraInfo(Figures):
-    """What pytest-benchmark's own figures lack."""
+    """What pytest-benchmark's own figures lack; see `docs/benchmarks.md`."""
 
     micro_batch: Count | None = None
     dtype: str | None = None
     tokens: Count | None = None
+    tokens_per_second: Amount | None = None
+    loop_trips: Count | None = None
+    code_bytes: Count | None = None
     bytes_accessed: Amount | None = None
     peak_bytes: Count | None = None
     compiled_peak_bytes: Count | None = None
     measured_peak_bytes: Count | None = None
+    device_peak_bytes: Count | None = None
     compile_seconds: Amount | None = None
     roofline_fraction: Amount | None = None
     device: str | None = None
@@ -90,7 +94,7 @@ class Commit(Part):
 class Conditions(Part):
     """What figures depend on, and what was judged; the harness adds it to each file."""
 
-    schema_name: str | None = Field(default=None, alias="schema")
+    schema_name: Literal["tunix-ppo-harness/bench/2"] = Field(alias="schema")
     conditions: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
     judged: dict[str, Any] = {}
@@ -107,17 +111,40 @@ class Bench(Part):
     harness: Conditions | None = None
 
 
-class Header(Part):
-    """What each answer of a benchmark process begins with."""
+class Header(Conditions):
+    """The first line of a benchmark process: all of what times rounds, then `Seconds`."""
 
-    schema_name: Literal["tunix-ppo-harness/bench/2"] = Field(alias="schema")
-    conditions: dict[str, Any]
-    recipe: dict[str, Any]
-    judged: dict[str, Any]
-    environment: dict[str, Any] = {}
+    environment: Environment = Environment()
+    names: list[str] = []
 
 
 class Measured(Header):
-    """What a benchmark process says of exact figures, by benchmark."""
+    """The answer of a benchmark process that takes exact figures, by benchmark."""
 
     benchmarks: dict[str, Figures]
+
+
+class Peak(Header):
+    """The answer of a benchmark process that measures the memory of one program.
+
+    `measured_peak_bytes` is the device's, None where it reports none: of the process until the
+    program has run, weights and whatever else lives meanwhile included.
+    """
+
+    name: str
+    compiled_peak_bytes: Count
+    measured_peak_bytes: Count | None
+
+
+class Order(Part):
+    """An order to time one round of so many calls."""
+
+    name: str
+    calls: Count
+
+
+class Seconds(Part):
+    """Seconds a call of a round, by clock."""
+
+    wall: Amount
+    cpu: Amount

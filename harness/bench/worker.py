@@ -7,16 +7,14 @@ because no device resets its peak.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
 from harness import jsonlines, programs
-from harness.artifacts import bench
+from harness.artifacts import bench, parts
 
-SCHEMA = bench.SCHEMA
 SHAPING = (
     *("name", "model", "precision", "lora", "critic", "sharding", "rollout"),
     *("ppo", "batching", "optimizers"),
@@ -57,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         alone=given.only[0] if given.command == "memory" else None,
     )
     if given.command == "memory":
-        jsonlines.write(out, memory(recipe, given.upstream, given.only[0]))
+        jsonlines.write(out, memory(recipe, given.upstream, given.only[0]).to_json())
         return
     from harness.measure import compiles
 
@@ -66,34 +64,39 @@ def main(argv: list[str] | None = None) -> None:
         context_lib.Context(recipe, mode=given.upstream) as context,
     ):
         if given.command == "exact":
-            found = {**header(recipe), "benchmarks": exact(context, listener)}
-            jsonlines.write(out, bench.Measured.model_validate(found).to_json())
+            found = bench.Measured(**header(recipe), benchmarks=exact(context, listener))
+            jsonlines.write(out, found.to_json())
         else:
-            names = given.only or list(context_lib.NAMES)
-            calls = {name: context.call(name) for name in names}
-            serve({**header(recipe), "names": names}, calls, sys.stdin, out)
+            calls = {name: context.call(name) for name in given.only or context_lib.NAMES}
+            serve(bench.Header(**header(recipe), names=list(calls)), calls, sys.stdin, out)
 
 
 def header(recipe: Any) -> dict[str, Any]:
-    """Return what every answer begins with: schema, conditions, recipe, environment."""
+    """Return what the first answer of every command holds, as arguments of `bench.Header`."""
+    from harness.measure import environment
+
+    return {
+        **conditions(recipe).to_json(),
+        "environment": parts.Environment.model_validate(environment.fingerprint()),
+    }
+
+
+def conditions(recipe: Any, **judged: Any) -> bench.Conditions:
+    """Return what the figures of a recipe depend on, and what is judged beside Tunix."""
     from harness import recipe as recipe_lib
     from harness.measure import environment
 
-    return bench.Header(
+    tree = recipe_lib.to_dict(recipe)
+    return bench.Conditions(
         schema=bench.SCHEMA,
-        conditions=dict(environment.conditions()),
-        recipe=shaping(recipe_lib.to_dict(recipe)),
-        judged={"google-tunix": environment.versions(["google-tunix"])["google-tunix"]},
-        environment=environment.fingerprint(),
-    ).to_json()
+        conditions=environment.conditions(),
+        # The groups on which the programs depend.
+        recipe={name: tree[name] for name in SHAPING},
+        judged={**environment.versions(["google-tunix"]), **judged},
+    )
 
 
-def shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the groups of a recipe's tree on which its programs depend."""
-    return {name: recipe[name] for name in SHAPING}
-
-
-def exact(context: Any, listener: Any) -> dict[str, dict[str, Any]]:
+def exact(context: Any, listener: Any) -> dict[str, bench.Figures]:
     """Measure the exact figures of a context.
 
     Args:
@@ -107,70 +110,65 @@ def exact(context: Any, listener: Any) -> dict[str, dict[str, Any]]:
     from harness.bench import context as context_lib
 
     size = context_lib.size_name(context.recipe)
-    found = {f"{name}[{size}]": context.figures(name) for name in context.programs}
+    found = {f"{name}[{size}]": bench.Figures(**context.figures(name)) for name in context.programs}
     for _ in range(WARM_UP_STEPS):
         context.steps.step()
     warm = listener.statistics
     for _ in range(STEADY_STEPS):
         context.steps.step()
     steady = listener.statistics.since(warm)
-    found[f"global_step[{size}]"] = {
-        "compile_count": warm.compiles + warm.cache_hits,
-        "retraces": steady.traces + steady.compiles + steady.cache_hits,
-    }
+    found[f"global_step[{size}]"] = bench.Figures(
+        compile_count=warm.compiles + warm.cache_hits,
+        retraces=steady.traces + steady.compiles + steady.cache_hits,
+    )
     return found
 
 
-def serve(head: Mapping[str, Any], calls: Mapping[str, Any], orders: TextIO, out: TextIO) -> None:
+def serve(head: bench.Header, calls: Mapping[str, Any], orders: TextIO, out: TextIO) -> None:
     """Time rounds as ordered, until orders end.
 
     Args:
       head: Written first, when all is ready.
       calls: Name -> `harness.bench.context.Call`.
-      orders: A JSON line each: `{"name": N, "calls": K}` for one round of K
-        calls, or an end of file.
-      out: An answer each: `{"wall": seconds a call, "cpu": seconds a call}`.
+      orders: JSON lines of `bench.Order`, to the end of the file.
+      out: A line of `bench.Seconds` each.
     """
     from harness.measure.processor import Stopwatch
 
-    jsonlines.write(out, {**head, "ready": True})
+    jsonlines.write(out, head.to_json())
     for line in orders:
-        order = json.loads(line)
-        call = calls[order["name"]]
+        order = bench.Order.model_validate_json(line)
+        call = calls[order.name]
         wall = cpu = 0.0
-        for _ in range(order["calls"]):
+        for _ in range(order.calls):
             given = call.prepare()
             with Stopwatch() as watch:
                 call.run(given)
             wall += watch.wall
             cpu += watch.cpu
-        jsonlines.write(out, {"wall": wall / order["calls"], "cpu": cpu / order["calls"]})
+        answer = bench.Seconds(wall=wall / order.calls, cpu=cpu / order.calls)
+        jsonlines.write(out, answer.to_json())
 
 
-def memory(recipe: Any, mode: Any, name: str) -> dict[str, Any]:
+def memory(recipe: Any, mode: Any, name: str) -> bench.Peak:
     """Measure the peak of one program, at the sizes of `context.recipe_for(alone=name)`.
 
     Args:
       recipe: Shapes.
       mode: `patched` or `stock`.
       name: The program's name.
-
-    Returns:
-      `compiled_peak_bytes` by the compiler, and `measured_peak_bytes` of the
-      device, or none where it tells none: of this process until the program has
-      run, weights and whatever else lives meanwhile included.
     """
     from harness.bench import context as context_lib
     from harness.measure import memory as memory_lib
 
     with context_lib.Context(recipe, mode=mode, updates=name in programs.TRAIN) as context:
         measured = memory_lib.peak_bytes()
-        return {
+        return bench.Peak(
             **header(recipe),
-            "name": name,
-            "compiled_peak_bytes": context.figures(name)["peak_bytes"],
-            "measured_peak_bytes": measured,
-        }
+            name=name,
+            compiled_peak_bytes=context.figures(name)["peak_bytes"],
+            measured_peak_bytes=measured,
+        )
 
 
 if __name__ == "__main__":

@@ -18,9 +18,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
+
+import pydantic
 
 from harness import jsonlines
+from harness.artifacts import bench
 from harness.errors import HarnessError
 
 WORKER = "harness.bench.worker"
@@ -41,6 +44,7 @@ TIMEOUT_SECONDS = 900.0
 # What makes environments, and is not used in them; a virtual environment has its own.
 INSTALLERS = ("pip", "setuptools", "wheel")
 _LAST_LINES = 8
+_Header = TypeVar("_Header", bound=bench.Header)
 
 
 class ArmFailedError(HarnessError):
@@ -328,11 +332,7 @@ def _git(root: pathlib.Path, *arguments: str) -> str:
 
 
 class Process(contextlib.AbstractContextManager["Process"]):
-    """A worker of an arm.
-
-    Attributes:
-      head: Its first answer: conditions, recipe and, of `exact`, all.
-    """
+    """A worker of an arm."""
 
     def __init__(
         self,
@@ -351,7 +351,6 @@ class Process(contextlib.AbstractContextManager["Process"]):
           timeout: Seconds without an answer after which it is given up.
         """
         self.arm = arm
-        self.head: dict[str, Any] = {}
         self._timeout = timeout
         command = [arm.python, "-P", "-m", *arguments]
         self._child = jsonlines.Child(command, env=settings(arm, cache), cwd=arm.root)
@@ -360,24 +359,27 @@ class Process(contextlib.AbstractContextManager["Process"]):
         """End it, kindly first."""
         self._child.close(grace=30)
 
-    def wait(self) -> dict[str, Any]:
-        """Wait for the first answer and save it as `head`.
+    def wait(self, answer: type[_Header]) -> _Header:
+        """Wait for the first answer.
+
+        Args:
+          answer: Its model.
 
         Raises:
-          ArmFailedError: The process ended, or was silent for too long.
+          ArmFailedError: The process ended, was silent for too long, or answered otherwise.
         """
         with self._failing():
-            self.head = self._child.receive(timeout=self._timeout)
-        return self.head
+            return answer.model_validate(self._child.receive(timeout=self._timeout))
 
-    def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, order: bench.Order) -> bench.Seconds:
         """Send an order and wait for its answer.
 
         Raises:
-          ArmFailedError: The process ended, or was silent for too long.
+          ArmFailedError: The process ended, was silent for too long, or answered otherwise.
         """
         with self._failing():
-            return self._child.ask(dict(order), timeout=self._timeout)
+            answer = self._child.ask(order.to_json(), timeout=self._timeout)
+            return bench.Seconds.model_validate(answer)
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -388,6 +390,11 @@ class Process(contextlib.AbstractContextManager["Process"]):
             raise ArmFailedError(
                 f"the {self.arm.name} arm, {self.arm.label}, {how} (exit code {ended.code}); its "
                 f"last lines: {_tail(ended.output)}"
+            ) from None
+        except pydantic.ValidationError as error:
+            raise ArmFailedError(
+                f"the {self.arm.name} arm, {self.arm.label}, answered otherwise than this version "
+                f"of the harness asks ({_tail(str(error))})"
             ) from None
 
 

@@ -63,7 +63,7 @@ def read(path: pathlib.Path, figures: tuple[str, ...]) -> Record:
         case plan.Plan():
             return _plan(path.name, found)
         case bench.Measured():
-            return _measured(path.name, found, figures)
+            return from_measured(path.name, found, figures)
         case gate.Baseline(kind=kind, conditions=conditions, judged=judged, exact=exact):
             history = tuple(found.history)
             return Record(path.name, kind, conditions, judged, exact, history=history)
@@ -71,24 +71,14 @@ def read(path: pathlib.Path, figures: tuple[str, ...]) -> Record:
             typing.assert_never(found)
 
 
-def from_bench(label: str, tree: Any, figures: tuple[str, ...]) -> Record:
-    """Make a record of what a benchmark process printed.
+def from_measured(label: str, found: bench.Measured, figures: tuple[str, ...]) -> Record:
+    """Make a record of what a benchmark process measured.
 
     Args:
       label: Name in sentences.
-      tree: JSON values of `harness.artifacts.bench.Measured`.
+      found: Its answer.
       figures: Names of the exact figures to take.
-
-    Returns:
-      The record.
-
-    Raises:
-      HarnessError: It is of another schema or lacks a part.
     """
-    return _measured(label, reading.validated(label, "exact figures", tree), figures)
-
-
-def _measured(label: str, found: bench.Measured, figures: tuple[str, ...]) -> Record:
     exact = {name: each.chosen(figures) for name, each in found.benchmarks.items()}
     conditions = {**found.conditions, **flat(found.recipe, "recipe")}
     return Record(label, "benchmarks", conditions, found.judged, _filled(exact))

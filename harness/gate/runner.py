@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness import programs
+from harness.artifacts import bench
 from harness.gate import arms, exact, records, timing
 from harness.gate.arms import Arm, ArmFailedError, Process
 from harness.gate.verdict import Finding, Report, Tier, Verdict
@@ -17,6 +18,8 @@ from harness.measure import processor
 # What a person waits for, in the order in which a step runs it.
 TIMED = (*programs.ALWAYS, "global_step")
 Progress = Callable[[str], None]
+# Arm -> the first answer of its process.
+Heads = dict[str, bench.Header]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +29,15 @@ class Plan:
     Attributes:
       arguments: Of every worker: preset, changes, stock or patched.
       timed: Benchmarks of the time tier.
-      rounds: Turns within a pair, at least.
-      most_rounds: Turns within a pair, at most.
-      seconds: What a short benchmark's turns are to fill, in each arm of a
-        pair: on a busy machine it is turns that are noisy, more than processes.
-      round_seconds: Least length of a turn; short benchmarks are called more
+      rounds: Rounds within a pair, at least.
+      most_rounds: Rounds within a pair, at most.
+      seconds: What a short benchmark's rounds are to fill, in each arm of a
+        pair: on a busy machine it is rounds that are noisy, more than processes.
+      round_seconds: Least length of a round; short benchmarks are called more
         often to fill it.
-      core: Core to which both arms are pinned; chosen if none.
+      core: Core to which both arms are pinned; chosen if None.
       seed: Seed of the orders.
-      rules: Of the time tier; by backend if none.
+      rules: Of the time tier; by backend if None.
     """
 
     arguments: tuple[str, ...] = ()
@@ -66,8 +69,8 @@ def measure_exact(arm: Arm, plan: Plan, cache: pathlib.Path | None = None) -> re
     pinned = ["--core", str(processor.cores()[-1])]
     command = [arms.WORKER, "exact", *pinned, *plan.arguments]
     with Process(arm, command, cache=cache) as process:
-        found = process.wait()
-    record = records.from_bench(arm.name, found, tuple(exact.FIGURES))
+        found = process.wait(bench.Measured)
+    record = records.from_measured(arm.name, found, tuple(exact.FIGURES))
     return dataclasses.replace(record, judged={**record.judged, "commit": arm.commit})
 
 
@@ -126,7 +129,7 @@ def against(
                 pairs, heads = measure_time(
                     baseline, candidate, plan, core, caches, progress=progress
                 )
-                environment.update(heads["candidate"]["environment"])
+                environment.update(heads["candidate"].environment.to_json())
                 findings += _time_findings(pairs, heads, plan)
                 evidence["time"] = {"core": core, "pairs": [pair.to_dict() for pair in pairs]}
         except ArmFailedError as error:
@@ -147,7 +150,7 @@ def measure_time(
     core: int,
     caches: dict[str, pathlib.Path],
     progress: Progress = lambda what: None,
-) -> tuple[list[timing.Pair], dict[str, dict[str, Any]]]:
+) -> tuple[list[timing.Pair], Heads]:
     """Run pairs of fresh processes until every benchmark is decided, or the last look.
 
     Args:
@@ -163,7 +166,7 @@ def measure_time(
     """
     order = random.Random(plan.seed)
     pairs: list[timing.Pair] = []
-    heads: dict[str, dict[str, Any]] = {}
+    heads: Heads = {}
     looks = (plan.rules or timing.Rules()).looks
     while not pairs or len(pairs) < looks[-1]:
         progress(f"pair {len(pairs) + 1} of {looks[0]} to {looks[-1]}")
@@ -171,7 +174,7 @@ def measure_time(
         order.shuffle(sides)
         pair, heads = run_pair(sides, plan, core, caches, order)
         pairs.append(pair)
-        rules = plan.rules or timing.rules_for(heads["candidate"]["conditions"]["backend"])
+        rules = plan.rules or timing.rules_for(heads["candidate"].conditions["backend"])
         looks = rules.looks
         if len(pairs) in looks:
             clock = clock_of(heads["candidate"])
@@ -186,8 +189,8 @@ def run_pair(
     core: int,
     caches: dict[str, pathlib.Path],
     order: random.Random,
-) -> tuple[timing.Pair, dict[str, dict[str, Any]]]:
-    """Run one pair: both processes live, and take turns in an order drawn each turn.
+) -> tuple[timing.Pair, Heads]:
+    """Run one pair: both processes live, and take turns in an order drawn each round.
 
     Args:
       sides: The two arms, the one to start first.
@@ -203,62 +206,57 @@ def run_pair(
     command = [arms.WORKER, "serve", "--core", str(core), *only, *plan.arguments]
     with contextlib.ExitStack() as stack:
         live: dict[str, Process] = {}
+        heads: Heads = {}
         # One after the other: on one core they would only hinder each other.
         for arm in sides:
             live[arm.name] = stack.enter_context(Process(arm, command, cache=caches[arm.name]))
-            live[arm.name].wait()
-        seconds: dict[str, dict[str, dict[str, list[float]]]] = {}
-        for name in plan.timed:
-            seconds[name] = take_turns(live, name, plan, order)
-        heads = {name: process.head for name, process in live.items()}
+            heads[arm.name] = live[arm.name].wait(bench.Header)
+        seconds = {name: time_rounds(live, name, plan, order) for name in plan.timed}
     return timing.Pair(sides[0].name, seconds), heads
 
 
-def take_turns(
+def time_rounds(
     live: dict[str, Process], name: str, plan: Plan, order: random.Random
 ) -> dict[str, dict[str, list[float]]]:
-    """Time one benchmark in all processes, turn by turn.
+    """Time one benchmark in all processes, which take turns, round by round.
 
     Args:
       live: Processes by arm.
       name: The benchmark.
-      plan: Turns, and their least length.
-      order: Draws the order within each turn.
+      plan: Rounds, and their least length.
+      order: Draws the order within each round.
 
     Returns:
-      Clock -> arm -> seconds a call, one per turn.
+      Clock -> arm -> seconds a call, one per round.
     """
-    warm = [process.ask({"name": name, "calls": 1}) for process in live.values()]
-    longest = max(each["wall"] for each in warm)
+    warm = [process.ask(bench.Order(name=name, calls=1)) for process in live.values()]
+    longest = max(each.wall for each in warm)
     calls = max(1, round(plan.round_seconds / max(longest, 1e-6)))
     found: dict[str, dict[str, list[float]]] = {
         clock: {arm: [] for arm in live} for clock in ("cpu", "wall")
     }
     fill = round(plan.seconds / max(longest * calls, 1e-6))
     for _ in range(max(plan.rounds, min(plan.most_rounds, fill))):
-        turn = list(live)
-        order.shuffle(turn)
-        for arm in turn:
-            answer = live[arm].ask({"name": name, "calls": calls})
-            for clock, arms_ in found.items():
-                arms_[arm].append(answer[clock])
+        names = list(live)
+        order.shuffle(names)
+        for arm in names:
+            answer = live[arm].ask(bench.Order(name=name, calls=calls))
+            found["cpu"][arm].append(answer.cpu)
+            found["wall"][arm].append(answer.wall)
     return found
 
 
-def clock_of(head: dict[str, Any]) -> timing.Clock:
+def clock_of(head: bench.Header) -> timing.Clock:
     """Return the clock that decides: CPU time where the CPU computes, else wall time."""
-    return "cpu" if head["conditions"]["backend"] == "cpu" else "wall"
+    return "cpu" if head.conditions["backend"] == "cpu" else "wall"
 
 
-def _time_findings(
-    pairs: list[timing.Pair], heads: dict[str, dict[str, Any]], plan: Plan
-) -> tuple[Finding, ...]:
+def _time_findings(pairs: list[timing.Pair], heads: Heads, plan: Plan) -> tuple[Finding, ...]:
     sides = [
-        records.Record(name, "benchmarks", head["conditions"], {}, {})
-        for name, head in heads.items()
+        records.Record(name, "benchmarks", head.conditions, {}, {}) for name, head in heads.items()
     ]
     differing = records.differences(*sides)
     if differing:
         return (Finding("time", "conditions", Verdict.NOT_COMPARABLE, "; ".join(differing)),)
-    rules = plan.rules or timing.rules_for(heads["candidate"]["conditions"]["backend"])
+    rules = plan.rules or timing.rules_for(heads["candidate"].conditions["backend"])
     return timing.findings(pairs, rules, clock_of(heads["candidate"]))
