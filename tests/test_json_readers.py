@@ -55,13 +55,13 @@ READERS = {
 
 def stored_baseline(file: pathlib.Path) -> None:
     shutil.copy(file, "plan-gemma3-1b-v6e-1.json")
-    command.run([pathlib.Path("good.json")], baselines=pathlib.Path())
+    command.run(command.Request([pathlib.Path("good.json")], baselines=pathlib.Path()))
 
 
 def stored_reference(file: pathlib.Path) -> None:
     shutil.copy(file, "learning-tiny.json")
     pathlib.Path("result.json").write_text(json.dumps(samples.run()))
-    command.run(learning=[pathlib.Path("result.json")], baselines=pathlib.Path())
+    command.run(command.Request(learning=[pathlib.Path("result.json")], baselines=pathlib.Path()))
 
 
 @pytest.mark.parametrize("text", UNUSABLE.values(), ids=UNUSABLE)

@@ -243,7 +243,7 @@ LEFT_OUT = {
     # The compiler's wheel is for Linux on x86-64 alone; `nox -s unit` installs it there.
     ("test_plan.py", "libtpu is not installed (extra tpu-compiler)"),
     # Two arms are pinned to a core each.
-    ("test_gate.py", "pinning needs two cores, and this machine has one"),
+    ("test_gate_arms.py", "pinning needs two cores, and this machine has one"),
 }
 SKIPS = ("skip", "skipif", "xfail", "importorskip", "SkipTest", "skipIf", "skipUnless")
 

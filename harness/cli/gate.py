@@ -24,7 +24,7 @@ from harness.files import write_whole
     multiple=True,
     metavar="DIR",
     type=options.PATH,
-    help="A run's folder to hold to the stored reference runs; one per seed.",
+    help="A run's folder to compare with the stored reference runs; one per seed.",
 )
 @click.option("--preset", default="tiny", show_default=True, help="Whose shapes are measured.")
 @options.assignment
@@ -50,21 +50,19 @@ def gate(
     markdown: pathlib.Path | None,
     **asked: Any,
 ) -> int:
-    """Did it get worse? Hold figures, times and learning to a baseline.
+    """Did it get worse? Compare figures, times and learning with a baseline.
 
-    Without arguments the exact figures of this checkout are held to the stored
+    Without arguments the exact figures of this checkout are compared with the stored
     baseline. Exit code 0 for PASS, 1 for FAIL, 2 for INCONCLUSIVE and NOT
     COMPARABLE.
     """
     from harness import cache
     from harness.gate import command
 
-    report = command.run(
-        [pathlib.Path(each) for each in files],
-        environments=cache.cache_root() / "arms",
-        progress=lambda what: click.echo(what, err=True),
-        **asked,
+    given = command.Request(
+        [pathlib.Path(each) for each in files], environments=cache.cache_root() / "arms", **asked
     )
+    report = command.run(given, progress=lambda what: click.echo(what, err=True))
     text = report.to_markdown()
     click.echo(text, nl=False)
     if markdown is not None:

@@ -1,5 +1,6 @@
 """What `python -m harness gate` does, apart from reading its arguments."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -10,48 +11,82 @@ from harness.gate import learning as learning_lib
 from harness.gate.verdict import Finding, Report, Tier, Verdict
 
 ROOT = pathlib.Path(harness.__file__).resolve().parents[1]
+_FIGURES = tuple(exact.FIGURES)
 
 
-def run(
-    files: Sequence[pathlib.Path] = (),
-    *,
-    against: str | None = None,
-    tiers: Sequence[Tier] = (),
-    learning: Sequence[pathlib.Path] = (),
-    preset: str = "tiny",
-    assignments: Sequence[str] = (),
-    mode: str | None = None,
-    core: int | None = None,
-    rounds: int = 9,
-    dirty: bool = False,
-    update_baseline: bool = False,
-    reason: str = "",
-    baselines: pathlib.Path | None = None,
-    environments: pathlib.Path = pathlib.Path(".gate"),
-    progress: Callable[[str], None] = lambda what: None,
-) -> Report:
-    """Answer, in one of four ways, whether something got worse.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of the gate.
 
-    Two files are compared as they are; `against` measures two arms; `learning`
-    holds finished runs to reference runs; otherwise this checkout's exact
-    figures are measured and held to the stored baseline.
-
-    Args:
-      files: None, one file to hold to the stored baseline, or two.
+    Attributes:
+      files: None, one file to compare with the stored baseline, or two.
       against: A git reference or `tunix==VERSION`.
-      tiers: Of `against`; both if none.
+      tiers: Of `against`; both if empty.
       learning: Folders of runs.
       preset: Whose shapes are measured.
       assignments: Changes to it, `a.b=value`.
-      mode: `patched` or `stock`; if none, stock where two releases of Tunix are
+      mode: `patched` or `stock`; if None, stock where two releases of Tunix are
         compared, since fixes are made for one, and patched elsewhere.
       core: Where both arms are pinned.
-      rounds: Turns within a pair of processes.
+      rounds: Rounds within a pair of processes.
       dirty: Whether changes that are not committed may be judged.
       update_baseline: Whether to take what was measured as the baseline.
       reason: Why.
       baselines: Where baselines live.
-      environments: Where environments of other arms are kept.
+      environments: Where environments of other arms are stored.
+    """
+
+    files: Sequence[pathlib.Path] = ()
+    against: str | None = None
+    tiers: Sequence[Tier] = ()
+    learning: Sequence[pathlib.Path] = ()
+    preset: str = "tiny"
+    assignments: Sequence[str] = ()
+    mode: str | None = None
+    core: int | None = None
+    rounds: int = 9
+    dirty: bool = False
+    update_baseline: bool = False
+    reason: str = ""
+    baselines: pathlib.Path | None = None
+    environments: pathlib.Path = pathlib.Path(".gate")
+
+    def check(self) -> None:
+        """Refuse what makes no sense together."""
+        if sum(map(bool, (self.files, self.against, self.learning))) > 1:
+            raise HarnessError("give files, --against or --learning, not several of them")
+        if len(self.files) > 2:
+            raise HarnessError(
+                f"{len(self.files)} files were given: give a baseline and a candidate"
+            )
+        if self.update_baseline and (self.against or len(self.files) > 1):
+            raise HarnessError("--update-baseline takes one measurement: give one file, or none")
+        if self.update_baseline and not self.reason.strip():
+            raise HarnessError("a baseline is changed for a reason only: give --reason WHY")
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where baselines live."""
+        return self.baselines or ROOT / "baselines"
+
+    @property
+    def plan(self) -> runner.Plan:
+        """What workers measure."""
+        mode = "stock" if self.against and arms.tunix_version(self.against) else "patched"
+        changes = (f"--set={each}" for each in self.assignments)
+        arguments = ("--preset", self.preset, "--upstream", self.mode or mode, *changes)
+        return runner.Plan(arguments=arguments, core=self.core, rounds=self.rounds)
+
+
+def run(asked: Request, progress: Callable[[str], None] = lambda what: None) -> Report:
+    """Answer, in one of four ways, whether something got worse.
+
+    Two files are compared as they are; `against` measures two arms; `learning`
+    compares finished runs with reference runs; otherwise the exact figures of a
+    file or of this checkout are compared with the stored baseline.
+
+    Args:
+      asked: What is asked.
       progress: Receives what is being done.
 
     Returns:
@@ -60,63 +95,47 @@ def run(
     Raises:
       HarnessError: It cannot be done as asked.
     """
-    ways = sum(map(bool, (files, against, learning)))
-    if ways > 1:
-        raise HarnessError("give files, --against or --learning, not several of them")
-    if update_baseline and (against or len(files) > 1):
-        raise HarnessError("--update-baseline takes one measurement: give one file, or none")
-    if update_baseline and not reason.strip():
-        raise HarnessError("a baseline is changed for a reason only: give --reason WHY")
-    folder = baselines or ROOT / "baselines"
-    if learning:
-        return _learning(learning, folder, update_baseline, reason)
-    mode = mode or ("stock" if against and arms.tunix_version(against) else "patched")
-    plan = runner.Plan(
-        arguments=(
-            *("--preset", preset, "--upstream", mode),
-            *(f"--set={each}" for each in assignments),
-        ),
-        core=core,
-        rounds=rounds,
-    )
-    if against:
-        here = arms.candidate(ROOT, dirty=dirty)
-        with arms.against(against, here, environments) as other:
-            return runner.against(other, here, plan, tiers or ("exact", "time"), progress)
-    figures = tuple(exact.FIGURES)
-    if len(files) > 2:
-        raise HarnessError(f"{len(files)} files were given: give a baseline and a candidate")
-    if len(files) == 2:
-        old, new = (records.read(path, figures) for path in files)
+    asked.check()
+    if asked.learning:
+        return _learning(asked)
+    if asked.against:
+        here = arms.candidate(ROOT, dirty=asked.dirty)
+        with arms.against(asked.against, here, asked.environments) as other:
+            tiers = asked.tiers or ("exact", "time")
+            return runner.against(other, here, asked.plan, tiers, progress)
+    if len(asked.files) == 2:
+        old, new = (records.read(path, _FIGURES) for path in asked.files)
         return Report(_described(old), _described(new), exact.compare(old, new))
-    if files:
-        new = records.read(files[0], figures)
-    else:
-        here = arms.candidate(ROOT, dirty=dirty or update_baseline)
-        progress(f"exact figures of {here.label}")
-        new = runner.measure_exact(here, plan)
-    path = baseline.path_for(folder, new)
-    if update_baseline:
-        baseline.write(path, new, reason)
-        text = f"taken as the baseline {path.name}: {reason}"
-        return Report(
-            path.name, _described(new), (Finding("exact", path.name, Verdict.PASS, text),)
-        )
+    if asked.files:
+        return _stored(asked, records.read(asked.files[0], _FIGURES))
+    here = arms.candidate(ROOT, dirty=asked.dirty or asked.update_baseline)
+    progress(f"exact figures of {here.label}")
+    return _stored(asked, runner.measure_exact(here, asked.plan))
+
+
+def _stored(asked: Request, new: records.Record) -> Report:
+    """Compare a record with the stored baseline, or store it as the baseline."""
+    path = baseline.path_for(asked.folder, new)
+    if asked.update_baseline:
+        baseline.write(path, new, asked.reason)
+        return _taken("exact", "baseline", path, _described(new), asked.reason)
     old = baseline.read(path)
     return Report(_described(old), _described(new), exact.compare(old, new))
 
 
-def _learning(
-    folders: Sequence[pathlib.Path], baselines: pathlib.Path, update: bool, reason: str
-) -> Report:
-    runs = learning_lib.from_results(folders)
-    path = baselines / f"learning-{runs.recipe.get('recipe.name', 'unknown')}.json"
+def _learning(asked: Request) -> Report:
+    runs = learning_lib.from_results(asked.learning)
+    path = asked.folder / f"learning-{runs.recipe.get('recipe.name', 'unknown')}.json"
     described = f"{runs.label}, Tunix {runs.judged['google-tunix']} ({runs.judged['mode']})"
-    if update:
-        learning_lib.write(path, runs, reason)
-        text = f"taken as the reference {path.name}: {reason}"
-        return Report(path.name, described, (Finding("learning", path.name, Verdict.PASS, text),))
+    if asked.update_baseline:
+        learning_lib.write(path, runs, asked.reason)
+        return _taken("learning", "reference", path, described, asked.reason)
     return Report(path.name, described, learning_lib.compare(learning_lib.read(path), runs))
+
+
+def _taken(tier: Tier, what: str, path: pathlib.Path, described: str, reason: str) -> Report:
+    text = f"taken as the {what} {path.name}: {reason}"
+    return Report(path.name, described, (Finding(tier, path.name, Verdict.PASS, text),))
 
 
 def _described(record: records.Record) -> str:

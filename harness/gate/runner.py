@@ -6,7 +6,6 @@ import pathlib
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from harness import programs
 from harness.artifacts import bench
@@ -98,49 +97,61 @@ def against(
       HarnessError: Nothing can be pinned here, and the time tier was asked for.
     """
     core = processor.choose(plan.core) if "time" in tiers else None
-    findings: list[Finding] = []
-    evidence: dict[str, Any] = {}
-    environment: dict[str, Any] = {}
-
-    def report() -> Report:
-        return Report(baseline.label, candidate.label, tuple(findings), environment, evidence)
-
+    report = Report(baseline.label, candidate.label, ())
     differing = arms.differing(arms.freeze(baseline), arms.freeze(candidate))
     if differing:
-        findings += [
-            Finding(tier, "environments", Verdict.NOT_COMPARABLE, "; ".join(differing))
-            for tier in tiers
-        ]
-        return report()
+        return report.with_findings(_not_comparable(tiers, "environments", "; ".join(differing)))
     with tempfile.TemporaryDirectory(prefix="ppo-harness-gate-") as folder:
         caches = {arm.name: pathlib.Path(folder, arm.name) for arm in (baseline, candidate)}
         try:
             if "exact" in tiers:
-                found = {}
-                for arm in (baseline, candidate):
-                    progress(f"exact figures of {arm.label}")
-                    found[arm.name] = measure_exact(arm, plan, caches[arm.name])
-                findings += exact.compare(found["baseline"], found["candidate"], stored=False)
-                evidence["exact"] = {
-                    name: {"judged": dict(each.judged), "benchmarks": dict(each.exact)}
-                    for name, each in found.items()
-                }
+                report = _exact_tier(report, baseline, candidate, plan, caches, progress)
             if core is not None:
-                pairs, heads = measure_time(
-                    baseline, candidate, plan, core, caches, progress=progress
-                )
-                environment.update(heads["candidate"].environment.to_json())
-                findings += _time_findings(pairs, heads, plan)
-                evidence["time"] = {"core": core, "pairs": [pair.to_dict() for pair in pairs]}
+                report = _time_tier(report, baseline, candidate, plan, core, caches, progress)
         except ArmFailedError as error:
-            missing: list[Tier] = [
-                tier for tier in tiers if not any(each.tier == tier for each in findings)
-            ]
-            findings += [
-                Finding(tier, "arm that does not run", Verdict.NOT_COMPARABLE, str(error))
-                for tier in missing
-            ]
-    return report()
+            missing = [tier for tier in tiers if not report.of(tier)]
+            found = _not_comparable(missing, "arm that does not run", str(error))
+            return report.with_findings(found)
+    return report
+
+
+def _not_comparable(tiers: Sequence[Tier], subject: str, text: str) -> tuple[Finding, ...]:
+    return tuple(Finding(tier, subject, Verdict.NOT_COMPARABLE, text) for tier in tiers)
+
+
+def _exact_tier(
+    report: Report,
+    baseline: Arm,
+    candidate: Arm,
+    plan: Plan,
+    caches: dict[str, pathlib.Path],
+    progress: Progress,
+) -> Report:
+    found = {}
+    for arm in (baseline, candidate):
+        progress(f"exact figures of {arm.label}")
+        found[arm.name] = measure_exact(arm, plan, caches[arm.name])
+    evidence = {
+        name: {"judged": dict(each.judged), "benchmarks": dict(each.exact)}
+        for name, each in found.items()
+    }
+    findings = exact.compare(found["baseline"], found["candidate"], stored=False)
+    return report.with_findings(findings, exact=evidence)
+
+
+def _time_tier(
+    report: Report,
+    baseline: Arm,
+    candidate: Arm,
+    plan: Plan,
+    core: int,
+    caches: dict[str, pathlib.Path],
+    progress: Progress,
+) -> Report:
+    pairs, heads = measure_time(baseline, candidate, plan, core, caches, progress=progress)
+    evidence = {"core": core, "pairs": [pair.to_dict() for pair in pairs]}
+    report = dataclasses.replace(report, environment=heads["candidate"].environment.to_json())
+    return report.with_findings(_time_findings(pairs, heads, plan), time=evidence)
 
 
 def measure_time(

@@ -1,7 +1,7 @@
 """The time tier: is the candidate slower, by pairs of fresh processes.
 
-One value per pair and benchmark: the median, over the turns of the pair, of
-log(candidate seconds / baseline seconds). Turns within a pair share what is
+One value per pair and benchmark: the median, over the rounds of the pair, of
+log(candidate seconds / baseline seconds). Rounds within a pair share what is
 peculiar to their two processes, so that only pairs count as independent.
 """
 
@@ -65,15 +65,15 @@ class Pair:
 
     Attributes:
       first: The arm that was started first, `baseline` or `candidate`.
-      seconds: Benchmark -> clock -> arm -> seconds a call, turn by turn; the
-        i-th of both arms are of the same turn.
+      seconds: Benchmark -> clock -> arm -> seconds a call, round by round; the
+        i-th of both arms are of the same round.
     """
 
     first: str
     seconds: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
     def log_ratio(self, benchmark: str, clock: Clock) -> float:
-        """Return the pair's one value: the median over turns of log(candidate / baseline)."""
+        """Return the pair's one value: the median over rounds of log(candidate / baseline)."""
         arms = self.seconds[benchmark][clock]
         ratios = np.log(np.asarray(arms["candidate"], float) / np.asarray(arms["baseline"], float))
         return float(np.median(ratios))

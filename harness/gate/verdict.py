@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from harness.artifacts import gate as artifact
@@ -93,6 +93,14 @@ class Report:
     def of(self, tier: Tier) -> tuple[Finding, ...]:
         """Return the findings of one tier."""
         return tuple(finding for finding in self.findings if finding.tier == tier)
+
+    def with_findings(self, findings: Iterable[Finding], **evidence: Any) -> "Report":
+        """Return the report with more findings, and what was measured for them."""
+        return dataclasses.replace(
+            self,
+            findings=(*self.findings, *findings),
+            evidence={**self.evidence, **evidence},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values of `harness.artifacts.gate.Gate`."""
