@@ -1,8 +1,8 @@
 """Is the time tier to be trusted? Real pairs with nothing, and with real work, injected.
 
-Every replicate starts five fresh processes on one core, which take turns: two
+Every replicate starts five fresh processes on one core, which alternate: two
 of the same work, and three that run 5, 10 and 20% more forward passes of the
-policy. So each gives one pair of every kind, and a gate run is as many of those
+policy. So each makes one pair of every kind, and a gate run is as many of those
 pairs, drawn anew.
 
     python -m benchmarks.gate_study collect --replicates 30 --out runs/gate_study.jsonl
@@ -36,7 +36,7 @@ from harness.measure import processor
 
 MODULE = "benchmarks.gate_study"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Forward passes of a turn: 5, 10 and 20% more are whole passes.
+# Forward passes of a round: 5, 10 and 20% more are whole passes.
 PASSES = 20
 MORE = {"again": 0, "5%": 1, "10%": 2, "20%": 4}
 BASE, NAME = "base", "forward"
@@ -198,9 +198,9 @@ def gate_runs(
     """Play whole gate runs on pairs drawn without replacement.
 
     Args:
-      quiet: Values of pairs without injected work; each is turned round or not
+      quiet: Values of pairs without injected work; each is swapped or not
         at random, since which arm is which has no meaning.
-      injected: Values of pairs with injected work; none plays runs without.
+      injected: Values of pairs with injected work; empty for runs without.
       rules: The gate's.
       runs: How many.
 
@@ -245,14 +245,14 @@ def report(replicates: list[Replicate]) -> str:
     for kind in MORE:
         pairs = pairs_of(replicates, kind)
         values = [pair.log_ratio(NAME, "cpu") for pair in pairs]
-        wall = [pair.log_ratio(NAME, "wall") for pair in pairs]
+        wall_clock = [pair.log_ratio(NAME, "wall_clock") for pair in pairs]
         verdicts = gate_runs(quiet, [] if kind == "again" else values, rules)
         rows.append(
             f"| {'nothing' if kind == 'again' else kind} "
-            f"| {_estimate(values)} | {_estimate(wall)} "
+            f"| {_estimate(values)} | {_estimate(wall_clock)} "
             f"| {_share(verdicts[Verdict.FAIL], GATE_RUNS)} | {verdicts[Verdict.INCONCLUSIVE]} "
             f"| {verdicts[Verdict.PASS]} "
-            f"| {_share(pytest_alarms(pairs, 'wall'), len(pairs))} "
+            f"| {_share(pytest_alarms(pairs, 'wall_clock'), len(pairs))} "
             f"| {_share(pytest_alarms(pairs, 'cpu'), len(pairs))} |"
         )
     cpu = replicates[0].cpu
@@ -270,19 +270,19 @@ def report(replicates: list[Replicate]) -> str:
             "",
             f"{len(replicates)} replicates on {cpu.model}, {cpu.count} cores shared with "
             f"other work (median load {load:.0f}), {rounds} rounds each. A replicate is five fresh "
-            "processes on one core that take turns in an order drawn each round: "
+            "processes on one core that alternate in an order drawn each round: "
             f"{PASSES} forward passes of the tiny policy, the same again, and 5, 10 and 20% more "
-            "passes: real work, no sleep. Each replicate gives one pair of every kind.",
+            "passes: real work, no sleep. Each replicate makes one pair of every kind.",
             "",
             f"A gate run looks at {FAMILY} benchmarks at {', '.join(map(str, rules.looks))} pairs. "
             f"{GATE_RUNS} runs are drawn from the replicates without replacement within a "
             "benchmark; all benchmarks but one have nothing injected. A run without injected work "
-            "is a false alarm if any benchmark fails; pairs without injected work are turned round "
+            "is a false alarm if any benchmark fails; pairs without injected work are swapped "
             "at random. The rule of pytest-benchmark is applied to each pair's wall times as they "
-            "are, which favours it: its own two runs would not take turns.",
+            "are, which favours it: its own two runs would not alternate.",
             "",
-            "| injected | CPU time, sd of a pair | wall time, sd of a pair | gate says FAIL "
-            "| INCONCLUSIVE | PASS | `mean:5%` alarms, wall | `mean:5%` alarms, CPU |",
+            "| injected | CPU time, sd of a pair | wall time, sd of a pair | gate: FAIL "
+            "| INCONCLUSIVE | PASS | `mean:5%` alarms, wall time | `mean:5%` alarms, CPU time |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *rows,
             "",

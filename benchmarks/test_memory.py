@@ -3,7 +3,7 @@
 No device resets its peak, so that each is measured in a process of its own, in
 which all other programs have the smallest micro-batch: `--own-process`. A CPU
 reports no peak: there the compiler's figures are all there is, and the contexts of
-the other benchmarks give them.
+the other benchmarks report them.
 """
 
 import subprocess

@@ -73,7 +73,7 @@ def check(**statuses: str) -> dict[str, Any]:
         ],
         "defects": [
             {
-                "id": f"defect-{place}",
+                "id": f"defect-{number}",
                 "present": present,
                 "fixed": fixed,
                 "title": "Rewards are cut.",
@@ -82,7 +82,7 @@ def check(**statuses: str) -> dict[str, Any]:
                 "shown_by": ["returns"],
                 "reproduction": None,
             }
-            for place, (present, fixed) in enumerate(
+            for number, (present, fixed) in enumerate(
                 [(True, False), (True, True), (False, False), (None, False)]
             )
         ],
@@ -110,19 +110,19 @@ def plan(peak: int = 20 * GIB, *, sweep: bool = True) -> dict[str, Any]:
         "programs": [
             {
                 "name": name,
-                "micro_batch": rows,
+                "micro_batch": size,
                 "argument_bytes": 4 * GIB,
                 "output_bytes": GIB,
                 "alias_bytes": GIB,
-                "temp_bytes": rows * GIB,
-                "peak_bytes": (5 + 2 * rows) * GIB,
+                "temp_bytes": size * GIB,
+                "peak_bytes": (5 + 2 * size) * GIB,
                 "flops": 1e12,
                 "bytes_accessed": 1e10,
                 "fits": True,
                 "refused": None,
             }
             for name in ("decode", "actor_step")
-            for rows in (2, 4)
+            for size in (2, 4)
         ],
         "phases": [
             {
@@ -169,14 +169,14 @@ def plan(peak: int = 20 * GIB, *, sweep: bool = True) -> dict[str, Any]:
 
 
 def bench() -> dict[str, Any]:
-    def one(program: str, rows: int, group: str, extra: dict[str, Any]) -> dict[str, Any]:
+    def one(program: str, size: int, group: str, extra: dict[str, Any]) -> dict[str, Any]:
         return {
             "group": group,
-            "name": f"test_{program}[float32-{rows}]",
-            "fullname": f"benchmarks/test_phases.py::test_{program}[float32-{rows}]",
-            "params": {"context": ["float32", str(rows)], "name": program},
-            "param": f"float32-{rows}",
-            "extra_info": {"micro_batch": rows, "dtype": "float32", "device": "cpu", **extra},
+            "name": f"test_{program}[float32-{size}]",
+            "fullname": f"benchmarks/test_phases.py::test_{program}[float32-{size}]",
+            "params": {"context": ["float32", str(size)], "name": program},
+            "param": f"float32-{size}",
+            "extra_info": {"micro_batch": size, "dtype": "float32", "device": "cpu", **extra},
             "options": {},
             "stats": {"median": 0.02, "q1": 0.018, "q3": 0.025, "rounds": 10, "mean": 0.02},
         }
@@ -189,15 +189,15 @@ def bench() -> dict[str, Any]:
         },
         "commit_info": {"id": "b8e72409328cc058306226d38e97cef9d830482d", "dirty": False},
         "benchmarks": [
-            *(one("actor_step", rows, "actor_step", {"tokens": 28 * rows}) for rows in (16, 64)),
+            *(one("actor_step", size, "actor_step", {"tokens": 28 * size}) for size in (16, 64)),
             *(
                 one(
                     "actor_step",
-                    rows,
+                    size,
                     "memory",
-                    {"compiled_peak_bytes": rows * 2**20, "measured_peak_bytes": None},
+                    {"compiled_peak_bytes": size * 2**20, "measured_peak_bytes": None},
                 )
-                for rows in (16, 64)
+                for size in (16, 64)
             ),
         ],
         "datetime": "2026-01-01T00:00:00+00:00",

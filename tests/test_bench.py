@@ -61,7 +61,7 @@ def test_a_call_under_a_trace_is_not_taken_for_the_program():
 def test_every_program_of_a_real_step_is_found(ppo_learner, ppo_batch, ppo_recipe):
     found = step_programs.programs(ppo_learner, ppo_batch)
     assert tuple(found) == step_programs.NAMES
-    rows = ppo_recipe.batching.train_micro_batch_size
+    sequences = ppo_recipe.batching.train_micro_batch_size
     length = ppo_recipe.rollout.max_new_tokens
     for name, program in found.items():
         figures = programs.figures(program.lowered, program.compiled)
@@ -71,7 +71,7 @@ def test_every_program_of_a_real_step_is_found(ppo_learner, ppo_batch, ppo_recip
         donates = name in (*sampling, "actor_step", "critic_step")
         assert (figures.donated_bytes > 0) == donates, name
     args, kwargs = found["logps"].arguments()
-    assert found["logps"](*args, **kwargs).shape == (rows, length)
+    assert found["logps"](*args, **kwargs).shape == (sequences, length)
 
 
 class StandIn:
@@ -107,7 +107,7 @@ def test_a_learner_goes_one_step_at_a_time_and_round_its_batches(released):
     assert released == [learner]
 
 
-def test_a_learner_that_stops_says_why(released):
+def test_a_learner_that_stops_is_reported_with_its_error(released):
     learner: Any = StandIn(fails_at=1)
     steps = context_lib.Steps(learner, ["a"])
     steps.step()
@@ -125,7 +125,7 @@ def test_a_worker_answers_each_order_on_inputs_made_anew():
     worker.serve(head, {"step": call}, orders, out)
     first, *answers = [json.loads(line) for line in out.getvalue().splitlines()]
     assert first == {"schema": bench.SCHEMA, "names": ["step"]}
-    assert [sorted(each) for each in answers] == [["cpu", "wall"]] * 2
+    assert [sorted(each) for each in answers] == [["cpu", "wall_clock"]] * 2
     assert ran == [1, 2, 3]
 
 

@@ -26,7 +26,7 @@ import json, os, sys, time
 arguments = sys.argv[1:]
 if "--core" in arguments:
     os.sched_setaffinity(0, {int(arguments[arguments.index("--core") + 1])})
-def say(tree):
+def write(tree):
     print(json.dumps(tree), flush=True)
 head = {"schema": "tunix-ppo-harness/bench/2", "conditions": {"backend": "cpu"},
         "recipe": {}, "judged": {"google-tunix": "1"}, "environment": {"cpu": {"count": 1}}}
@@ -38,26 +38,26 @@ def work(passes):
     return total
 PASSES
 if arguments[0] == "exact":
-    say({**head, "benchmarks": {"step": {"flops": passes}}})
+    write({**head, "benchmarks": {"step": {"flops": passes}}})
 else:
-    say(head)
+    write(head)
     for line in sys.stdin:
         calls = json.loads(line)["calls"]
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall_clock, cpu = time.perf_counter(), time.process_time()
         for _ in range(calls):
             work(passes)
-        say({"wall": (time.perf_counter() - wall) / calls,
+        write({"wall_clock": (time.perf_counter() - wall_clock) / calls,
              "cpu": (time.process_time() - cpu) / calls})
 """
 
 
 def stand_in(folder, passes):
     """A checkout whose worker does real arithmetic instead of a training step."""
-    place = folder / "harness" / "bench"
-    place.mkdir(parents=True)
+    package = folder / "harness" / "bench"
+    package.mkdir(parents=True)
     (folder / "harness" / "__init__.py").touch()
-    (place / "__init__.py").touch()
-    (place / "worker.py").write_text(textwrap.dedent(WORKER).replace("PASSES", passes))
+    (package / "__init__.py").touch()
+    (package / "worker.py").write_text(textwrap.dedent(WORKER).replace("PASSES", passes))
     return folder
 
 
@@ -106,7 +106,7 @@ def test_short_benchmarks_take_more_rounds_and_long_ones_the_fewest():
             self.seconds = seconds
 
         def ask(self, order):
-            return bench.Seconds(wall=self.seconds, cpu=self.seconds)
+            return bench.Seconds(wall_clock=self.seconds, cpu=self.seconds)
 
     rounds = {}
     for seconds in (0.001, 0.1, 5.0):
@@ -170,9 +170,9 @@ def git(folder, *arguments):
 def checkout(tmp_path):
     root = stand_in(tmp_path / "checkout", "passes = 20")
     for part in arms.MEASUREMENT_CODE[1:]:
-        place = root / part
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text("") if part.endswith(".py") else place.mkdir()
+        path = root / part
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("") if part.endswith(".py") else path.mkdir()
     (root / "constraints.txt").write_text("jax==1.0\nnumpy==2.0\n")
     git(root, "init", "-q")
     git(root, "add", "-A")

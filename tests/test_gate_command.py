@@ -61,10 +61,10 @@ def test_what_makes_no_sense_together_is_refused(asked, output):
 def test_two_files_are_compared_and_one_is_compared_with_the_baseline(tmp_path):
     plan = written(tmp_path, PLAN, "plan.json")
     assert command.run(command.Request([plan, plan])).exit_code == 0
-    kept = command.run(
+    stored = command.run(
         command.Request([plan], baselines=tmp_path, update_baseline=True, reason="as planned")
     )
-    assert kept.exit_code == 0
+    assert stored.exit_code == 0
     assert (tmp_path / "plan-gemma3-1b-v6e-1.json").exists()
     assert command.run(command.Request([plan], baselines=tmp_path)).verdict == Verdict.PASS
     other = written(tmp_path, {**PLAN, "versions": {"jax": "0.11.0"}}, "other.json")
@@ -77,9 +77,9 @@ def test_the_command_writes_what_it_prints_and_exits_with_its_verdict(tmp_path, 
     worse["programs"][0]["flops"] = 9
     new = written(tmp_path, worse, "new.json")
     given = ["gate", str(old), str(new)]
-    kept = [f"--json={tmp_path / 'output.json'}", f"--markdown={tmp_path / 'output.md'}"]
+    written_to = [f"--json={tmp_path / 'output.json'}", f"--markdown={tmp_path / 'output.md'}"]
     with pytest.raises(SystemExit) as ended:
-        cli.main([*given, *kept])
+        cli.main([*given, *written_to])
     assert ended.value.code == 1
     output = json.loads((tmp_path / "output.json").read_text())
     assert output["schema"] == "tunix-ppo-harness/gate/1"

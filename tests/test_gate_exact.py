@@ -66,7 +66,7 @@ def test_log_probs_that_are_no_longer_chunked_are_caught():
         return jax.nn.logsumexp(hidden @ table, axis=-1)
 
     def chunked(hidden, table):
-        return jax.lax.map(lambda rows: whole(rows, table), hidden.reshape(16, 4, 32))
+        return jax.lax.map(lambda chunk: whole(chunk, table), hidden.reshape(16, 4, 32))
 
     finding = compared(figures_of(chunked, hidden, table), figures_of(whole, hidden, table))
     assert finding.verdict == Verdict.FAIL

@@ -46,10 +46,10 @@ def evaluated(accuracy):
 def runs(folder, accuracies, **recipe):
     paths = []
     for seed, accuracy in enumerate(accuracies):
-        place = folder / f"{len(list(folder.iterdir()))}"
-        place.mkdir()
-        written(place, run_json(seed, accuracy, accuracy / 2, **recipe), "result.json")
-        paths.append(place)
+        run_dir = folder / f"{len(list(folder.iterdir()))}"
+        run_dir.mkdir()
+        written(run_dir, run_json(seed, accuracy, accuracy / 2, **recipe), "result.json")
+        paths.append(run_dir)
     return learning.from_results(paths)
 
 

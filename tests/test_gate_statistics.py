@@ -44,5 +44,5 @@ def test_what_is_detectable_is_detected_as_often_as_stated():
     draw = np.random.default_rng(0)
     effect = statistics.detectable(0.01, 5, margin=0.01, alpha=0.004)
     found = draw.normal(effect, 0.01, (2000, 5))
-    share = np.mean([statistics.p_value(row, 0.01) < 0.004 for row in found])
+    share = np.mean([statistics.p_value(values, 0.01) < 0.004 for values in found])
     assert abs(share - 0.95) < 3 * 0.005

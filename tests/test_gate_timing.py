@@ -76,8 +76,8 @@ def test_pairs_between_looks_count_for_nothing_yet():
     assert timing.judge({"a": values[:7]}, RULES) == timing.judge({"a": values[:5]}, RULES)
 
 
-def pair(cpu, wall=None, first="baseline"):
-    clocks = {"cpu": cpu, "wall": wall or cpu}
+def pair(cpu, wall_clock=None, first="baseline"):
+    clocks = {"cpu": cpu, "wall_clock": wall_clock or cpu}
     return timing.Pair(first, {"step": clocks})
 
 
@@ -101,9 +101,9 @@ def test_arms_are_compared_within_a_round():
 
 def test_wall_time_alone_fails_only_when_far_worse():
     output = {}
-    for wall in (1.2, 1.6):
-        pairs = [pair(arms_of(1.0), arms_of(wall + 0.001 * i)) for i in range(5)]
-        output[wall] = timing.findings(pairs, RULES, "cpu")[0]
+    for wall_clock in (1.2, 1.6):
+        pairs = [pair(arms_of(1.0), arms_of(wall_clock + 0.001 * i)) for i in range(5)]
+        output[wall_clock] = timing.findings(pairs, RULES, "cpu")[0]
     assert output[1.2].verdict == Verdict.PASS
     assert output[1.6].verdict == Verdict.FAIL
     assert "+20" in output[1.2].text
@@ -111,7 +111,7 @@ def test_wall_time_alone_fails_only_when_far_worse():
 
 def test_the_smallest_change_is_printed():
     pairs = [pair(arms_of(1 + 0.001 * i)) for i in range(5)]
-    finding = timing.findings(pairs, RULES, "wall")[0]
+    finding = timing.findings(pairs, RULES, "wall_clock")[0]
     assert "smallest change it can see +" in finding.text
     assert finding.figures["detectable_ratio"] > 1.01
 

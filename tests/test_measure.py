@@ -61,7 +61,7 @@ def test_two_processes_give_the_same_fingerprint_byte_for_byte():
     assert printed[0] == printed[1]
 
 
-def test_fingerprint_tells_interpreter_packages_and_devices():
+def test_fingerprint_names_interpreter_packages_and_devices():
     found = environment.fingerprint()
     assert found["python"].split(".")[:2] == [str(part) for part in sys.version_info[:2]]
     assert found["packages"]["jax"] == jax.__version__
@@ -118,7 +118,7 @@ def test_every_local_device_is_read():
     assert len(memory.device_memory()) == jax.local_device_count()
 
 
-def test_process_memory_is_what_the_system_says_within_its_own_movement():
+def test_process_memory_is_what_the_system_reports_within_its_own_movement():
     before = psutil.Process().memory_info().rss
     assert memory.process_memory() == pytest.approx(before, rel=0.1)
 

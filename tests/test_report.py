@@ -79,7 +79,7 @@ def test_a_check_that_names_its_schema_is_recognised_too(tmp_path):
     assert [each.kind for each in reading.read([tmp_path]).used] == ["check"]
 
 
-def test_a_folder_tells_what_was_skipped_and_a_file_counts_once(tmp_path):
+def test_a_folder_reports_what_was_skipped_and_a_file_counts_once(tmp_path):
     deep = tmp_path / "runs" / "1"
     deep.mkdir(parents=True)
     (tmp_path / ".hidden").mkdir()
@@ -110,7 +110,7 @@ def test_the_page_of_all_kinds_is_well_formed(whole):
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_needs_nothing_from_elsewhere(whole):
+def test_the_page_needs_no_other_file(whole):
     reader = parsed(whole)
     for tag, given in reader.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed", "img", "base")
@@ -120,7 +120,7 @@ def test_the_page_needs_nothing_from_elsewhere(whole):
     assert not re.search(r"https?:|//\w|url\(|@import", whole)
 
 
-def test_every_figure_tells_how_it_came_to_be(whole):
+def test_every_figure_shows_its_basis(whole):
     figures = parsed(whole).figures
     assert len(figures) >= 10
     assert all(figures)
@@ -140,7 +140,7 @@ def test_every_table_has_a_caption_and_heads(whole):
     assert all(given["scope"] in ("row", "col") for given in heads)
 
 
-def test_the_same_results_give_the_same_page(whole, tmp_path, monkeypatch):
+def test_the_same_results_make_the_same_page(whole, tmp_path, monkeypatch):
     samples.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert report.make([pathlib.Path()])[0] == report.make([pathlib.Path()])[0]
@@ -149,12 +149,15 @@ def test_the_same_results_give_the_same_page(whole, tmp_path, monkeypatch):
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=y>&amp;{{ 7*7 }}\ud800"
 
 
-def poisoned(tree, keep=("schema", "status", "verdict", "version", "tier")):
-    """Put hostile words in place of every string that is not a choice of few."""
+def poisoned(tree, choices=("schema", "status", "verdict", "version", "tier")):
+    """Put hostile words instead of every string that is not a choice of few."""
     if isinstance(tree, dict):
-        return {key: value if key in keep else poisoned(value, keep) for key, value in tree.items()}
+        return {
+            key: value if key in choices else poisoned(value, choices)
+            for key, value in tree.items()
+        }
     if isinstance(tree, list):
-        return [poisoned(each, keep) for each in tree]
+        return [poisoned(each, choices) for each in tree]
     return HOSTILE if isinstance(tree, str) else tree
 
 
@@ -184,14 +187,14 @@ MISSING = {
 
 
 @pytest.mark.parametrize("kind", samples.ALL)
-def test_what_is_not_given_is_said_to_be_missing(kind, tmp_path):
+def test_what_is_not_given_is_shown_as_missing(kind, tmp_path):
     text = made(tmp_path, a=samples.ALL[kind]()).text
     assert [name for name, output in MISSING.items() if output not in text] == [kind]
 
 
 PARTS = {
     "no steps": (lambda: samples.run() | {"steps": []}, "holds no step of training"),
-    "no walls": (lambda: samples.plan(sweep=False), "was not searched for"),
+    "no largest micro-batches": (lambda: samples.plan(sweep=False), "was not searched for"),
     "no bounds": (lambda: samples.plan() | {"roofline": {}}, "holds no bound of time"),
     "no phases": (lambda: samples.plan() | {"phases": []}, "holds no phase"),
     "no benchmarks": (lambda: samples.bench() | {"benchmarks": []}, "holds no timed benchmark"),
@@ -207,7 +210,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize(("make", "output"), PARTS.values(), ids=PARTS)
-def test_a_part_that_a_result_lacks_is_said_to_be_missing(make, output, tmp_path):
+def test_a_part_that_a_result_lacks_is_shown_as_missing(make, output, tmp_path):
     assert output in made(tmp_path, a=make()).text
 
 
@@ -218,7 +221,7 @@ def test_a_reward_that_is_not_finite_breaks_the_curve_and_is_counted(tmp_path):
     assert "2 of 40 steps have no finite reward" in made(tmp_path, a=tree).text
 
 
-def test_a_run_that_was_interrupted_says_so(tmp_path):
+def test_an_interrupted_run_is_shown_as_such(tmp_path):
     output = "resumed from optimizer step 40"
     assert output in made(tmp_path, a=samples.run() | {"resumed_at": 40}).text
     assert output not in made(tmp_path, a=samples.run()).text
@@ -362,7 +365,7 @@ def test_a_page_that_cannot_be_written_leaves_what_stood_there(tmp_path, capsys)
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_the_command_writes_the_page_and_tells_what_it_used(tmp_path, capsys):
+def test_the_command_writes_the_page_and_prints_what_it_used(tmp_path, capsys):
     samples.write(tmp_path, a=samples.check(), b={"schema": "else"})
     with pytest.raises(SystemExit) as ended:
         cli.main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")])

@@ -42,7 +42,7 @@ def words(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [1040, 350])
-def test_the_limit_is_drawn_where_the_axis_says(width):
+def test_the_limit_is_drawn_at_its_value(width):
     text = bars(width, 10.0)
     (bar,) = paths(text, "k0")
     (rule,) = paths(text, "no")
@@ -59,7 +59,7 @@ def test_words_of_a_bar_stand_over_it_and_not_on_the_limit():
 
 
 @pytest.mark.parametrize("width", [1040, 350])
-def test_a_chart_keeps_to_its_width(width):
+def test_a_chart_stays_within_its_width(width):
     text = bars(width, 1.0, 30.0, name="a name that is as long as names of programs are")
     low, _, right, _ = map(float, drawn(text).get("viewBox", "").split())
     assert (low, right) == (0, width)

@@ -146,5 +146,5 @@ class Order(Part):
 class Seconds(Part):
     """Seconds a call of a round, by clock."""
 
-    wall: Amount
+    wall_clock: Amount
     cpu: Amount

@@ -1,4 +1,4 @@
-"""What `gate --json` writes, and the baselines that it keeps."""
+"""What `gate --json` writes, and the baselines that it stores."""
 
 from typing import Any, Literal
 

@@ -31,7 +31,7 @@ class Part(BaseModel):
 
 
 class OpenPart(Part):
-    """A part that keeps the keys that the model does not name."""
+    """A part that retains the keys that the model does not name."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -57,7 +57,7 @@ class Message(Part):
 
 
 class Summary(OpenPart):
-    """What arithmetic says of a recipe."""
+    """What arithmetic finds of a recipe."""
 
     warnings: list[Message] = []
 

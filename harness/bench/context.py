@@ -52,9 +52,9 @@ def recipe_for(
     Args:
       preset: Name of the preset.
       assignments: Changes, `a.b=value`.
-      dtype: `float32` or `bfloat16`; the preset's if none.
+      dtype: `float32` or `bfloat16`; the preset's if None.
       micro_batch: Sequences handed to each program at once; the preset's own if
-        none.
+        None.
       alone: The one program that is to have the micro-batch. All others then
         get the least there is, so that the peak of a process is this one's.
 
@@ -111,7 +111,7 @@ class Call:
 
 
 class Steps:
-    """Lets a learner train one global step at a time.
+    """A learner that trains one global step at a time.
 
     A learner asks for its next batch when the step before is over, so that the
     time from a batch to the next request is the time of a step.
@@ -141,7 +141,7 @@ class Steps:
         self._await()
 
     def close(self) -> None:
-        """Let the learner end, and gives back what it holds."""
+        """Let the learner end, and release what it holds."""
         self._orders.put(False)
         self._thread.join()
         upstream.release(self._learner)
@@ -183,7 +183,7 @@ class Context(contextlib.AbstractContextManager["Context"]):
         mode: upstream.Mode = "patched",
         updates: bool = True,
     ):
-        """Build everything on the device and compiles it.
+        """Build everything on the device and compile it.
 
         Args:
           recipe: Shapes and sizes.
@@ -215,7 +215,7 @@ class Context(contextlib.AbstractContextManager["Context"]):
         self._steps: Steps | None = None
 
     def __exit__(self, *_: object) -> None:
-        """Return back threads."""
+        """End its threads, and release what it holds."""
         if self._steps is not None:
             self._steps.close()
         else:
@@ -297,7 +297,7 @@ class Context(contextlib.AbstractContextManager["Context"]):
 
 
 def size_name(recipe: recipe_lib.Recipe) -> str:
-    """Return the part of a benchmark's name that tells its sizes, such as `float32-64`."""
+    """Return the part of a benchmark's name of its sizes, such as `float32-64`."""
     return f"{recipe.model.dtype}-{recipe.batching.train_micro_batch_size}"
 
 

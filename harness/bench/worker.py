@@ -1,7 +1,7 @@
 """A process that measures for the gate, and reports what it found in JSON lines.
 
 `exact` prints the exact figures and ends. `serve` times one round of a
-benchmark each time it is asked to, so that two such processes can take turns.
+benchmark each time it is asked to, so that two such processes can alternate.
 `memory` prints the peak of one benchmark, which needs a process of its own
 because no device resets its peak.
 """
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run one of the commands.
 
     Args:
-      argv: Arguments; those of the process if none.
+      argv: Arguments; those of the process if None.
     """
     parser = argparse.ArgumentParser(prog="harness.bench.worker")
     parser.add_argument("command", choices=("exact", "serve", "memory"))
@@ -139,14 +139,14 @@ def serve(head: bench.Header, calls: Mapping[str, Any], orders: TextIO, out: Tex
     for line in orders:
         order = bench.Order.model_validate_json(line)
         call = calls[order.name]
-        wall = cpu = 0.0
+        wall_clock = cpu = 0.0
         for _ in range(order.calls):
             given = call.prepare()
             with Stopwatch() as watch:
                 call.run(given)
-            wall += watch.wall
+            wall_clock += watch.wall_clock
             cpu += watch.cpu
-        answer = bench.Seconds(wall=wall / order.calls, cpu=cpu / order.calls)
+        answer = bench.Seconds(wall_clock=wall_clock / order.calls, cpu=cpu / order.calls)
         jsonlines.write(out, answer.to_json())
 
 

@@ -60,7 +60,7 @@ class Arm:
       label: What it is, in words.
       root: Folder that holds its `harness` package.
       python: Its interpreter.
-      commit: Commit of the project, or none.
+      commit: Commit of the project; None if it is not known.
     """
 
     name: str
@@ -108,7 +108,7 @@ def against(reference: str, here: Arm, environments: pathlib.Path) -> Iterator[A
     Args:
       reference: A git reference of the project, or `tunix==VERSION`.
       here: The candidate.
-      environments: Folder in which environments are kept, by what is in them.
+      environments: Folder in which environments are stored, by what is in them.
 
     Yields:
       The baseline; its checkout is removed afterwards.
@@ -144,7 +144,7 @@ def against(reference: str, here: Arm, environments: pathlib.Path) -> Iterator[A
 
 
 def tunix_version(reference: str) -> str | None:
-    """Return the version that `tunix==VERSION` names; none for anything else."""
+    """Return the version that `tunix==VERSION` names; None for anything else."""
     found = re.fullmatch(r"(?:google-)?tunix==([A-Za-z0-9.+!]+)", reference)
     return found[1] if found else None
 
@@ -258,41 +258,41 @@ def _pins(file: pathlib.Path) -> dict[str, str]:
 
 
 def environment(pins: Mapping[str, str], folder: pathlib.Path) -> str:
-    """Make a virtual environment of exact versions, or takes the one made before.
+    """Make a virtual environment of exact versions, or take the one made before.
 
     Args:
       pins: Canonical name -> version; all of them, so that nothing is resolved.
-      folder: Where environments are kept.
+      folder: Where environments are stored.
 
     Returns:
       Path of its interpreter.
 
     Raises:
-      HarnessError: A package cannot be installed; the last lines say which.
+      HarnessError: A package cannot be installed; the last lines name it.
     """
     lines = [f"{name}=={version}" for name, version in sorted(pins.items())]
     key = hashlib.sha256("\n".join([platform.python_version(), *lines]).encode()).hexdigest()[:16]
-    place = folder / key
-    python = place / "bin" / "python"
-    if (place / "complete").exists() and python.exists():
+    made = folder / key
+    python = made / "bin" / "python"
+    if (made / "complete").exists() and python.exists():
         return os.fspath(python)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(made, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = folder / f"{key}.txt"
     wanted.write_text("\n".join(lines) + "\n")
     uv = shutil.which("uv") or _beside_python("uv")
     if uv:
-        _make([uv, "venv", "--quiet", "--python", sys.executable, os.fspath(place)])
+        _make([uv, "venv", "--quiet", "--python", sys.executable, os.fspath(made)])
         install = [uv, "pip", "install", "--quiet", "--python", os.fspath(python)]
     else:
-        _make([sys.executable, "-m", "venv", os.fspath(place)])
+        _make([sys.executable, "-m", "venv", os.fspath(made)])
         install = [os.fspath(python), "-m", "pip", "install", "--quiet"]
     try:
         _make([*install, "--no-deps", "-r", os.fspath(wanted)])
     except HarnessError:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
         raise
-    (place / "complete").touch()
+    (made / "complete").touch()
     return os.fspath(python)
 
 
@@ -317,7 +317,7 @@ def _plain() -> dict[str, str]:
 
 
 def _tail(text: str) -> str:
-    # Python underlines the place with marks of their own lines.
+    # Python underlines the position with marks of their own lines.
     lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
     return " / ".join(lines[-_LAST_LINES:]) or "(no output)"
 
@@ -403,7 +403,7 @@ def settings(arm: Arm, cache: pathlib.Path | None) -> dict[str, str]:
 
     Args:
       arm: The arm.
-      cache: Folder of compiled programs, or none.
+      cache: Folder of compiled programs, or None.
 
     Returns:
       This process's, with the arm's code first, one hash seed, and programs

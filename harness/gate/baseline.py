@@ -1,4 +1,4 @@
-"""Baselines on disk: small, readable, and changed only for a reason that is kept."""
+"""Baselines on disk: small, readable, and changed only for a reason that is stored."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ def path_for(folder: pathlib.Path, record: records.Record) -> pathlib.Path:
 
     Args:
       folder: Where baselines live.
-      record: What is to be kept or held against one.
+      record: What is to be stored, or compared with one.
 
     Returns:
       A path such as `exact-tiny-cpu.json`. Versions are not part of it: a
@@ -34,7 +34,7 @@ def write(path: pathlib.Path, record: records.Record, reason: str) -> None:
     """Take a record as the baseline from now on.
 
     Args:
-      path: The baseline; what is there gives its history.
+      path: The baseline; what is there has its history.
       record: The new figures.
       reason: Why they are right.
 

@@ -31,12 +31,12 @@ UPDATE = "run `gate --update-baseline --reason WHY`"
 def compare(
     baseline: records.Record, candidate: records.Record, *, stored: bool = True
 ) -> tuple[Finding, ...]:
-    """Hold a candidate's figures to a baseline's.
+    """Compare a candidate's figures with a baseline's.
 
     Args:
       baseline: What was measured before.
       candidate: What is judged.
-      stored: Whether the baseline is kept for later candidates too, and so must
+      stored: Whether the baseline is stored for later candidates too, and so must
         be renewed when a candidate is better.
 
     Returns:
@@ -109,4 +109,4 @@ def _count(value: int | None) -> str:
 
 
 def _change(before: int, after: int) -> str:
-    return f"{after / before - 1:+.2%}" if before else "from none"
+    return f"{after / before - 1:+.2%}" if before else "from 0"

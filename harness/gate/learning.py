@@ -1,8 +1,8 @@
 """The learning tier: does the recipe still learn as well as its reference runs?
 
 In the manner of MLPerf's reference convergence points: a set of reference runs
-gives the least mean that a set of new runs may have before a one-sided test
-says that they are worse.
+sets the least mean that a set of new runs may have before a one-sided test
+finds that they are worse.
 """
 
 import dataclasses
@@ -125,7 +125,7 @@ def write(path: pathlib.Path, runs: Runs, reason: str) -> None:
     """Take runs as the reference from now on.
 
     Args:
-      path: The file; what is there gives its history.
+      path: The file; what is there has its history.
       runs: The runs.
       reason: Why they are right.
 
@@ -173,7 +173,7 @@ def least_mean(reference: Sequence[float], count: int, alpha: float = ALPHA) -> 
 
 
 def compare(reference: Runs, candidate: Runs) -> tuple[Finding, ...]:
-    """Hold new runs to the reference.
+    """Compare new runs with the reference.
 
     Args:
       reference: Stored runs.
@@ -198,7 +198,7 @@ def compare(reference: Runs, candidate: Runs) -> tuple[Finding, ...]:
                 "learning",
                 "runs",
                 Verdict.INCONCLUSIVE,
-                f"{len(candidate.runs)} run(s) against {len(reference.runs)} say nothing: "
+                f"{len(candidate.runs)} run(s) against {len(reference.runs)} decide nothing: "
                 f"{FEWEST} seeds of each are the fewest",
             ),
         )
@@ -245,5 +245,5 @@ def _run(file: pathlib.Path, result: run_artifact.Run) -> Run:
     if len(finite) < len(rewards):
         raise HarnessError(f"{file} has steps without a finite reward: give a run without")
     if not isinstance(seed := result.recipe.get("seed"), int):
-        raise HarnessError(f"{file} does not give the seed of its recipe: write it anew")
+        raise HarnessError(f"{file} does not name the seed of its recipe: write it anew")
     return Run(seed, float(np.mean(finite)), result.trained.accuracy, result.baseline.accuracy)

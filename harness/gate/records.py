@@ -1,4 +1,4 @@
-"""What measurement files say, in one form: benchmarks, plans, baselines.
+"""What measurement files hold, in one form: benchmarks, plans, baselines.
 
 A record holds the conditions under which figures were taken, what was judged,
 and the figures. Conditions must be equal for two records to be compared; what
@@ -85,14 +85,14 @@ def from_measured(label: str, found: bench.Measured, figures: tuple[str, ...]) -
 
 
 def differences(one: Record, other: Record) -> list[str]:
-    """Name what keeps two records from being compared.
+    """Name why two records cannot be compared.
 
     Args:
       one: A record.
       other: Another.
 
     Returns:
-      A clause for each condition that is not the same; none if all are.
+      A clause for each condition that is not the same; empty if all are.
     """
     if one.kind != other.kind:
         return [f"{one.label} holds {one.kind}, {other.label} holds {other.kind}"]

@@ -91,7 +91,7 @@ def against(
 
     Returns:
       The report. If the environments differ in more than what is judged, or an
-      arm does not run, nothing is compared and the report says why.
+      arm does not run, nothing is compared and the report states why.
 
     Raises:
       HarnessError: Nothing can be pinned here, and the time tier was asked for.
@@ -201,7 +201,7 @@ def run_pair(
     caches: dict[str, pathlib.Path],
     order: random.Random,
 ) -> tuple[timing.Pair, Heads]:
-    """Run one pair: both processes live, and take turns in an order drawn each round.
+    """Run one pair: both processes live, and alternate in an order drawn each round.
 
     Args:
       sides: The two arms, the one to start first.
@@ -229,7 +229,7 @@ def run_pair(
 def time_rounds(
     live: dict[str, Process], name: str, plan: Plan, order: random.Random
 ) -> dict[str, dict[str, list[float]]]:
-    """Time one benchmark in all processes, which take turns, round by round.
+    """Time one benchmark in all processes, which alternate, round by round.
 
     Args:
       live: Processes by arm.
@@ -241,10 +241,10 @@ def time_rounds(
       Clock -> arm -> seconds a call, one per round.
     """
     warm = [process.ask(bench.Order(name=name, calls=1)) for process in live.values()]
-    longest = max(each.wall for each in warm)
+    longest = max(each.wall_clock for each in warm)
     calls = max(1, round(plan.round_seconds / max(longest, 1e-6)))
     found: dict[str, dict[str, list[float]]] = {
-        clock: {arm: [] for arm in live} for clock in ("cpu", "wall")
+        clock: {arm: [] for arm in live} for clock in ("cpu", "wall_clock")
     }
     fill = round(plan.seconds / max(longest * calls, 1e-6))
     for _ in range(max(plan.rounds, min(plan.most_rounds, fill))):
@@ -253,13 +253,13 @@ def time_rounds(
         for arm in names:
             answer = live[arm].ask(bench.Order(name=name, calls=calls))
             found["cpu"][arm].append(answer.cpu)
-            found["wall"][arm].append(answer.wall)
+            found["wall_clock"][arm].append(answer.wall_clock)
     return found
 
 
 def clock_of(head: bench.Header) -> timing.Clock:
     """Return the clock that decides: CPU time where the CPU computes, else wall time."""
-    return "cpu" if head.conditions["backend"] == "cpu" else "wall"
+    return "cpu" if head.conditions["backend"] == "cpu" else "wall_clock"
 
 
 def _time_findings(pairs: list[timing.Pair], heads: Heads, plan: Plan) -> tuple[Finding, ...]:

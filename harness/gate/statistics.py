@@ -48,7 +48,7 @@ def p_value(values: Sequence[float], at_most: float) -> float:
 
 
 def holm(p_values: Mapping[str, float], alpha: float, family: int | None = None) -> frozenset[str]:
-    """Return which hypotheses fall, so that none falls wrongly but with chance alpha.
+    """Return which hypotheses fall, with a chance of alpha at most that any falls wrongly.
 
     Holm 1979, A simple sequentially rejective multiple test procedure.
 
@@ -56,7 +56,7 @@ def holm(p_values: Mapping[str, float], alpha: float, family: int | None = None)
       p_values: p by name.
       alpha: Chance of one or more wrong rejections.
       family: Number of hypotheses, those decided before counted; as many as
-        there are p-values if none. A larger one is more careful.
+        there are p-values if None. A larger one is more careful.
 
     Returns:
       Names of those rejected.
@@ -78,7 +78,7 @@ def detectable(
     Args:
       spread: Standard deviation of one value.
       count: Number of values, 2 or more.
-      margin: Mean up to which nothing is said.
+      margin: Mean up to which there is no alarm.
       alpha: The test's chance of a false alarm at the margin.
       power: Chance of the alarm asked for.
 

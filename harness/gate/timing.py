@@ -15,7 +15,7 @@ import numpy as np
 from harness.gate import statistics
 from harness.gate.verdict import Finding, Verdict
 
-Clock = Literal["cpu", "wall"]
+Clock = Literal["cpu", "wall_clock"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def judge(values: Mapping[str, Sequence[float]], rules: Rules) -> dict[str, Deci
         for nothing yet, so that no look is taken that was not planned.
 
     Returns:
-      A decision for each benchmark; none if the first look was not reached.
+      A decision for each benchmark; empty if the first look was not reached.
     """
     decided: dict[str, Decision] = {}
     count = min((len(each) for each in values.values()), default=0)
@@ -177,24 +177,24 @@ def findings(pairs: Sequence[Pair], rules: Rules, clock: Clock) -> tuple[Finding
     Args:
       pairs: All with the same benchmarks.
       rules: How to decide.
-      clock: `cpu` where the CPU is what computes, else `wall`.
+      clock: `cpu` where the CPU is what computes, else `wall_clock`.
 
     Returns:
-      A finding per benchmark. Where CPU time decides, wall time is told beside
+      A finding per benchmark. Where CPU time decides, wall time is reported beside
       it, and fails on its own if far worse.
     """
     if not pairs:
         return ()
     names = list(pairs[0].seconds)
     decisions = judge(ratios(pairs, clock), rules)
-    wall = {name: [pair.log_ratio(name, "wall") for pair in pairs] for name in names}
+    wall_clock = {name: [pair.log_ratio(name, "wall_clock") for pair in pairs] for name in names}
     far = math.log1p(rules.wall_time_margin)
     waits: frozenset[str] = frozenset()
     if clock == "cpu" and len(pairs) >= rules.looks[0]:
-        p_values = {name: statistics.p_value(each, far) for name, each in wall.items()}
+        p_values = {name: statistics.p_value(each, far) for name, each in wall_clock.items()}
         waits = statistics.holm(p_values, min(rules.alphas))
     return tuple(
-        _finding(name, decisions.get(name), wall[name], clock, rules, waits=name in waits)
+        _finding(name, decisions.get(name), wall_clock[name], clock, rules, waits=name in waits)
         for name in names
     )
 
@@ -208,7 +208,7 @@ def ratios(pairs: Sequence[Pair], clock: Clock) -> dict[str, list[float]]:
 def _finding(
     name: str,
     decision: Decision | None,
-    wall: Sequence[float],
+    wall_clock: Sequence[float],
     clock: Clock,
     rules: Rules,
     *,
@@ -219,7 +219,8 @@ def _finding(
             "time",
             name,
             Verdict.INCONCLUSIVE,
-            f"{len(wall)} pair(s) of processes say nothing; the first look is at {rules.looks[0]}",
+            f"{len(wall_clock)} pair(s) of processes decide nothing; the first look is at "
+            f"{rules.looks[0]}",
         )
     least = decision.detectable(math.log1p(rules.margin))
     what = "CPU time" if clock == "cpu" else "wall time"
@@ -228,7 +229,7 @@ def _finding(
         f"{_percent(decision.upper)}, {decision.pairs} pairs)"
     )
     if clock == "cpu":
-        text += f"; wall {_percent(float(np.mean(wall)))}"
+        text += f"; wall time {_percent(float(np.mean(wall_clock)))}"
     text += f"; smallest change it can see {_percent(least)}"
     verdict = decision.verdict
     if waits:
@@ -245,7 +246,7 @@ def _finding(
             "ratio": math.exp(decision.mean),
             "ratio_lower": math.exp(decision.lower),
             "ratio_upper": math.exp(decision.upper),
-            "wall_ratio": math.exp(float(np.mean(wall))),
+            "wall_clock_ratio": math.exp(float(np.mean(wall_clock))),
             "pair_spread": decision.spread,
             "detectable_ratio": math.exp(least),
         },

@@ -1,4 +1,4 @@
-"""What the gate says: findings, the verdict over them, and how they are written down."""
+"""The answer of the gate: findings, the verdict over them, and how they are written."""
 
 import dataclasses
 import enum
@@ -11,7 +11,7 @@ from harness.artifacts import parts
 Tier = Literal["exact", "time", "learning"]
 TIERS: tuple[Tier, ...] = ("exact", "time", "learning")
 
-AS_BEFORE = "as before"  # all that there is to say of equal figures
+AS_BEFORE = "as before"  # of equal figures
 
 
 class Verdict(enum.StrEnum):
@@ -41,7 +41,7 @@ class Finding:
       tier: `exact`, `time` or `learning`.
       subject: The benchmark, or what else was looked at.
       verdict: The answer.
-      text: One sentence that says why.
+      text: One sentence of reasons.
       figures: The numbers behind it, as plain JSON values.
     """
 
@@ -67,7 +67,7 @@ class Report:
     """The gate's answer.
 
     Attributes:
-      baseline: What the candidate was held against, in words.
+      baseline: What the candidate was compared with, in words.
       candidate: What was judged, in words.
       findings: In the order in which they were made.
       environment: Where it was measured; see `harness.measure.environment`.
@@ -123,7 +123,7 @@ class Report:
         """Write the summary for a continuous-integration page.
 
         What did not pass comes first and one by one; what passed is counted,
-        and shown too where there is more to say than that it is as before.
+        and shown too where more is known than that it is as before.
         """
         lines = [
             f"## Gate: {self.verdict}",

@@ -20,9 +20,9 @@ class CompileStatistics:
 
     Attributes:
       traces: Functions traced; one that is traced again counts again.
-      compiles: Programs compiled. A program that the persistent cache gave was
+      compiles: Programs compiled. A program from the persistent cache was
         not, though JAX times it as if it were.
-      cache_hits: Programs that the persistent cache gave.
+      cache_hits: Programs taken from the persistent cache.
       trace_seconds: Seconds of tracing to a jaxpr; those of a function that is
         called while another is traced are in both.
       lower_seconds: Seconds from jaxpr to StableHLO.
@@ -56,12 +56,12 @@ class CompileStatistics:
 class Listener(contextlib.AbstractContextManager["Listener"]):
     """Listens while its block runs; `statistics` may be read at any time.
 
-    Only its own listeners are taken out again at the end: `clear_event_listeners`
-    would deafen everybody else.
+    Only its own listeners are removed at the end: `clear_event_listeners`
+    would remove those of others too.
     """
 
     def __init__(self) -> None:
-        """Begin deaf; entering the block is what registers."""
+        """Register nothing yet; entering the block does."""
         # Lists, because programs may be compiled on several threads at once.
         self._durations: list[tuple[str, float, str]] = []
         self._hits: list[str] = []

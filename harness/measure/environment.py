@@ -31,7 +31,7 @@ def fingerprint() -> dict[str, Any]:
 
     Two measurements whose fingerprints are equal were taken under like
     conditions. Nothing in it depends on time, paths or the machine's name, so
-    two calls on one machine give the same JSON byte for byte. JAX's backend is
+    two calls on one machine make the same JSON byte for byte. JAX's backend is
     started if it was not.
 
     Returns:
@@ -61,8 +61,8 @@ def conditions() -> dict[str, Any]:
     Returns:
       Plain JSON values, flat: Python's minor version, architecture, backend,
       device kind and count, the packages that make programs, compiler flags.
-      On a CPU the model counts too, unless the flags say for which instructions
-      to compile.
+      On a CPU the model counts too, unless the flags set the instructions
+      to compile for.
     """
     found = fingerprint()
     flags = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
@@ -85,7 +85,7 @@ def conditions() -> dict[str, Any]:
 
 
 def versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Return the installed version of each distribution, none where absent."""
+    """Return the installed version of each distribution, None where absent."""
     return {name: _version(name) for name in names}
 
 

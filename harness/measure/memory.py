@@ -12,7 +12,7 @@ import psutil
 
 @dataclasses.dataclass(frozen=True)
 class DeviceMemory:
-    """Memory of one device; a figure that the device does not give is none.
+    """Memory of one device; a figure that the device does not report is None.
 
     Attributes:
       device: The device's kind and number.
@@ -29,7 +29,7 @@ class DeviceMemory:
 
 
 def device_memory() -> list[DeviceMemory]:
-    """Read every device of this process; a CPU gives no figures."""
+    """Read every device of this process; a CPU reports no figures."""
     return [
         from_stats(f"{device.device_kind} {device.id}", device.memory_stats())
         for device in jax.local_devices()
@@ -37,7 +37,7 @@ def device_memory() -> list[DeviceMemory]:
 
 
 def from_stats(device: str, stats: Mapping[str, int] | None) -> DeviceMemory:
-    """Read what `jax.Device.memory_stats` gave.
+    """Read what `jax.Device.memory_stats` returned.
 
     A TPU counts a program's temporaries as reserved, not as in use; what it
     holds is the sum of the two. The sum of the two peaks is an upper bound
@@ -45,10 +45,10 @@ def from_stats(device: str, stats: Mapping[str, int] | None) -> DeviceMemory:
 
     Args:
       device: Name of the device.
-      stats: Bytes by the runtime's names, or none.
+      stats: Bytes by the runtime's names, or None.
 
     Returns:
-      The figures; a reserved part that the device does not give counts as 0.
+      The figures; a reserved part that the device does not report counts as 0.
     """
     stats = stats or {}
     return DeviceMemory(
@@ -60,7 +60,7 @@ def from_stats(device: str, stats: Mapping[str, int] | None) -> DeviceMemory:
 
 
 def peak_bytes() -> int | None:
-    """Return the largest peak of this process's devices, none if none gives one."""
+    """Return the largest peak of this process's devices, None if no device reports one."""
     return max((each.peak for each in device_memory() if each.peak is not None), default=None)
 
 
@@ -70,13 +70,13 @@ def process_memory() -> int:
 
 
 def give_back() -> None:
-    """Return freed pages to the system, where the allocator keeps them for itself (glibc)."""
+    """Return freed pages to the system, where the allocator retains them (glibc)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe() -> str:
-    """Write one line per device that gives figures, then one for the host."""
+    """Write one line per device that reports figures, then one for the host."""
     lines = [
         f"{each.device}: {_size(each.in_use)} in use, peak {_size(each.peak)} "
         f"of {_size(each.limit)}"

@@ -31,7 +31,7 @@ class Measured:
       calls: How often it ran.
       seconds: Wall time of all calls, the parts within it included.
       processor_seconds: Time of all threads of the process on its processors, of all calls: on a
-        busy machine it says what the wall time cannot.
+        busy machine it shows what the wall time cannot.
       first_seconds: Wall time of the first call, in which programs are compiled.
       start_bytes: Resident set when it first began.
       peak_bytes: Largest resident set during any call.
@@ -88,7 +88,7 @@ class Parts:
         """Measure the block as a part.
 
         Args:
-          name: Name of the part; calls of one name in one place are summed.
+          name: Name of the part; calls of one name within one part are summed.
 
         Yields:
           Nothing.

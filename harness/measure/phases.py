@@ -24,8 +24,8 @@ class Phase:
         ends is not waited for.
       compile_seconds: Sum of XLA's compile times, over all threads; a program
         taken from the persistent cache counts with the time to load it.
-      peak_bytes: Largest peak of a device since the process began; none where
-        no device tells.
+      peak_bytes: Largest peak of a device since the process began; None where
+        no device reports it.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Phases:
     A phase that raises is recorded too. Upstream's metrics logger, when it is
     closed, removes every listener of `jax.monitoring`. Each phase listens anew,
     so that costs at most the compile seconds between the closing and the end of
-    the phase in which it happens; what was recorded before is kept.
+    the phase in which it happens; what was recorded before remains.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Phases:
         """Begin without phases.
 
         Args:
-          clock: Gives seconds from any fixed moment.
+          clock: Returns seconds from any fixed moment.
           part: Measures each phase too, by its name.
         """
         self._clock = clock

@@ -19,7 +19,7 @@ def choose(core: int | None = None) -> int:
     """Choose the core to which both arms of a comparison are pinned.
 
     Args:
-      core: The one asked for; the last one if none, since the first serves
+      core: The one asked for; the last one if None, since the first serves
         most interrupts.
 
     Returns:
@@ -51,7 +51,7 @@ def choose(core: int | None = None) -> int:
 
 
 def pin(core: int) -> None:
-    """Keep this process, and every thread that it starts from now on, on one core."""
+    """Pin this process, and every thread that it starts from now on, to one core."""
     os.sched_setaffinity(0, {core})
 
 
@@ -60,17 +60,17 @@ class Stopwatch:
     """Wall time and the process's CPU time of a block, in seconds.
 
     Attributes:
-      wall: Set when the block ends.
+      wall_clock: Set when the block ends.
       cpu: Of all threads of this process, user and system; set likewise.
     """
 
-    wall: float = 0.0
+    wall_clock: float = 0.0
     cpu: float = 0.0
 
     def __enter__(self) -> "Stopwatch":
         """Start both clocks."""
         self._cpu = time.process_time()
-        self._wall = time.perf_counter()
+        self._wall_clock = time.perf_counter()
         return self
 
     def __exit__(
@@ -80,5 +80,5 @@ class Stopwatch:
         trace: TracebackType | None,
     ) -> None:
         """Stop both clocks."""
-        self.wall = time.perf_counter() - self._wall
+        self.wall_clock = time.perf_counter() - self._wall_clock
         self.cpu = time.process_time() - self._cpu

@@ -1,4 +1,4 @@
-"""What a compiled program needs, by its compiler's own account, and how fast it could be."""
+"""What a compiled program needs, as its compiler reports, and how fast it could be."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from harness import hardware
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """A compiled program in numbers, all of them the compiler's, none measured.
+    """A compiled program in numbers, all of them the compiler's, not measured.
 
     Attributes:
       argument_bytes: Of its arguments.
@@ -24,7 +24,7 @@ class Figures:
         fit the device's memory.
       donated_bytes: Of arguments that were offered for outputs to lie in.
       flops: Floating-point operations; the body of a loop counts once, not per
-        trip. None where the compiler does not tell.
+        trip. None where the compiler does not report it.
       bytes_accessed: Bytes read and written, loops as in `flops`.
     """
 
@@ -44,7 +44,7 @@ class Figures:
 
 
 def figures(lowered: Any, compiled: Any) -> Figures:
-    """Read what a compiler says of a program.
+    """Read what a compiler reports of a program.
 
     Args:
       lowered: `jax.stages.Lowered`, which knows what is donated.

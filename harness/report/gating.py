@@ -70,7 +70,7 @@ def _ratios(named: str, timed: Sequence[Finding]) -> Figure:
         text, tone = f"{ratio - 1:+.1%} {each.verdict}", LOOKS[each.verdict].tone
         mark = charts.Mark(ratio, min(known), max(known), text, tone)
         rows.append(charts.Row(each.subject, (mark,)))
-    clocks = {"CPU time" if each.figures.clock == "cpu" else "wall-clock time" for each in timed}
+    clocks = {"CPU time" if each.figures.clock == "cpu" else "wall time" for each in timed}
     axis = charts.Axis(f"{' and '.join(sorted(clocks))}, candidate over baseline")
     rule, label = charts.Rule(1.0, "as before", tone="muted"), "Time over the baseline's"
     return Figure(
