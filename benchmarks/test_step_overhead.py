@@ -1,9 +1,9 @@
 """What the harness adds to a global step, beside a plain Tunix script.
 
-Three trainings of the same recipe and weights live in one process and take
-turns, a global step each: a plain Tunix script, and what `run` does (journal,
+Three trainings of the same recipe and weights live in one process and do
+a global step each in a round: a plain Tunix script, and what `run` does (journal,
 guards and all), with Tunix as installed and with the fixes. Only ratios within
-a turn are looked at, so that what else the machine does meanwhile meets all
+a round are looked at, so that what else the machine does meanwhile meets all
 three alike.
 """
 
@@ -33,11 +33,11 @@ from harness import tokenizer as tokenizer_lib
 from harness.training import loop, run_dir
 from harness.upstream.engine import backends
 
-WARM_UP, TURNS = 4, 48
+WARM_UP, ROUNDS = 4, 48
 
 
-class Turns:
-    """Lets several trainings go one global step at a time, in turn.
+class Rounds:
+    """Rounds in which several trainings do one global step each.
 
     A learner asks for its next batch when the step before it is over; the time
     from a batch to the next request is the time of a step. The order within a
@@ -51,7 +51,7 @@ class Turns:
         self._position = 0
         self._ended: set[str] = set()
         self._changed = threading.Condition()
-        self.wall: dict[str, list[float]] = {name: [] for name in names}
+        self.wall_clock: dict[str, list[float]] = {name: [] for name in names}
         self.cpu: dict[str, list[float]] = {name: [] for name in names}
 
     def batches(self, name: str, source: list[Any], trained: Any) -> Iterator[Any]:
@@ -59,11 +59,11 @@ class Turns:
         yield source[0]
         for batch in source[1:]:
             self._wait(name)
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall_clock, cpu = time.perf_counter(), time.process_time()
             yield batch
-            # What is still computed belongs to this turn, not to the next one's.
+            # What is still computed belongs to this step, not to the next one's.
             jax.block_until_ready(jax.tree.leaves(nnx.state(trained, nnx.Param)))
-            self.wall[name].append(time.perf_counter() - wall)
+            self.wall_clock[name].append(time.perf_counter() - wall_clock)
             self.cpu[name].append(time.process_time() - cpu)
             self._pass_on()
         self._wait(name)
@@ -152,7 +152,7 @@ def plain_learner(
 
 
 def ratio(mine: list[float], plain: list[float]) -> tuple[float, float, float]:
-    """Median of the ratios of turns, and its 95% interval by sign statistics."""
+    """Median of the ratios of rounds, and its 95% interval by sign statistics."""
     ratios = sorted(a / b for a, b in zip(mine, plain, strict=True))
     # Order statistics that hold the median with 95% for a binomial of one half.
     margin = int(0.98 * np.sqrt(len(ratios))) + 1
@@ -164,58 +164,74 @@ def ratio(mine: list[float], plain: list[float]) -> tuple[float, float, float]:
     )
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # stock Tunix cuts rewards
-def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> None:
-    recipe = recipe_lib.load(
-        "tiny", assignments=[f"data.num_batches={2 + WARM_UP + TURNS}", "warm_start.max_steps=0"]
-    )
-    mesh = models.make_mesh(recipe.sharding)
-    tok = tokenizer_lib.load(recipe)
-    dataset = data.load(recipe, tok)
-    # One batch fewer than the limit asks for: a learner then asks for another
-    # when its last step is over, and so hands its turn on.
-    source = [dataset.train[i] for i in range(len(dataset.train) - 1)]
+class Trainings:
+    """What is compared: one recipe trained by a plain script, and as `run` does.
 
-    def pieces() -> tuple[Any, Any]:
-        policy = models.make_policy(recipe, mesh)
+    Attributes:
+      source: The batches.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        batches = f"data.num_batches={2 + WARM_UP + ROUNDS}"
+        self._folder = folder
+        self._recipe = recipe_lib.load("tiny", assignments=[batches, "warm_start.max_steps=0"])
+        self._mesh = models.make_mesh(self._recipe.sharding)
+        self._tokenizer = tokenizer_lib.load(self._recipe)
+        self._dataset = data.load(self._recipe, self._tokenizer)
+        # One batch fewer than the limit asks for: a learner then asks for another
+        # when its last step is over, and so lets the next one go on.
+        train = self._dataset.train
+        self.source = [train[i] for i in range(len(train) - 1)]
+
+    def models(self) -> tuple[Any, Any]:
+        """Return an actor and a critic."""
+        policy = models.make_policy(self._recipe, self._mesh)
         return (
-            models.build_actor(recipe, policy, mesh),
-            models.build_critic(recipe, policy, mesh),
+            models.build_actor(self._recipe, policy, self._mesh),
+            models.build_critic(self._recipe, policy, self._mesh),
         )
 
-    def plain(actor: Any, critic: Any, batches: Iterator[Any]) -> None:
-        plain_learner(recipe, mesh, actor, critic, tok, str(tmp_path / "plain")).train(batches)
+    def plain(self, actor: Any, critic: Any, batches: Iterator[Any]) -> None:
+        folder = str(self._folder / "plain")
+        plain_learner(self._recipe, self._mesh, actor, critic, self._tokenizer, folder).train(
+            batches
+        )
 
-    def as_run_does(mode: upstream.Mode, actor: Any, critic: Any, batches: Iterator[Any]) -> None:
+    def as_run_does(
+        self, mode: upstream.Mode, actor: Any, critic: Any, batches: Iterator[Any]
+    ) -> None:
         fixes = upstream.choose_fixes(mode)
-        with run_dir.claim(tmp_path / mode, recipe, mode, {}) as kept:
+        shared = {"mesh": self._mesh, "tokenizer": self._tokenizer}
+        with run_dir.claim(self._folder / mode, self._recipe, mode, {}) as claimed:
             loop.train(
-                recipe,
+                self._recipe,
                 # An iterator is all that upstream asks of training data.
-                dataclasses.replace(dataset, train=batches, validation=None),  # type: ignore[arg-type]
-                functools.partial(
-                    upstream.make_cluster, mesh=mesh, actor=actor, critic=critic, tokenizer=tok
-                ),
-                rewards.build(recipe.reward),
+                dataclasses.replace(self._dataset, train=batches, validation=None),  # type: ignore[arg-type]
+                functools.partial(upstream.make_cluster, actor=actor, critic=critic, **shared),
+                rewards.build(self._recipe.reward),
                 fixes=fixes,
-                kept=kept,
+                folder=claimed,
                 options=training.Options(),
             )
 
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # stock Tunix cuts rewards
+def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> None:
+    compared = Trainings(tmp_path)
     trainings: dict[str, Callable[[Any, Any, Iterator[Any]], None]] = {
-        "plain": plain,
-        "stock": functools.partial(as_run_does, "stock"),
-        "patched": functools.partial(as_run_does, "patched"),
+        "plain": compared.plain,
+        "stock": functools.partial(compared.as_run_does, "stock"),
+        "patched": functools.partial(compared.as_run_does, "patched"),
     }
-    pairs = {name: pieces() for name in trainings}
-    turns = Turns(list(trainings), rounds=len(source) - 1)
+    pairs = {name: compared.models() for name in trainings}
+    rounds = Rounds(list(trainings), rounds=len(compared.source) - 1)
 
     def train(name: str) -> None:
         try:
-            actor, critic = pairs[name]
-            trainings[name](actor, critic, turns.batches(name, source, (actor, critic)))
+            batches = rounds.batches(name, compared.source, pairs[name])
+            trainings[name](*pairs[name], batches)
         finally:
-            turns.end(name)
+            rounds.end(name)
 
     def train_all() -> None:
         with futures.ThreadPoolExecutor(len(trainings)) as pool:
@@ -223,9 +239,9 @@ def test_global_step_beside_a_plain_script(benchmark: Any, tmp_path: Any) -> Non
                 ended.result()
 
     benchmark.pedantic(train_all, rounds=1, iterations=1)
-    for clock, found in (("wall", turns.wall), ("cpu", turns.cpu)):
+    for clock, found in (("wall_clock", rounds.wall_clock), ("cpu", rounds.cpu)):
         seconds = {name: each[WARM_UP:] for name, each in found.items()}
-        assert {len(each) for each in seconds.values()} == {TURNS}
+        assert {len(each) for each in seconds.values()} == {ROUNDS}
         for name in ("stock", "patched"):
             middle, low, high = ratio(seconds[name], seconds["plain"])
             benchmark.extra_info[f"{name}_to_plain_{clock}"] = middle

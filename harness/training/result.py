@@ -4,10 +4,11 @@ import dataclasses
 import json
 import math
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 from harness import errors, evaluation, files, upstream
 from harness import recipe as recipe_lib
+from harness.artifacts import reading
 from harness.artifacts import run as artifact
 from harness.models import warm_start as warm_start_lib
 from harness.run_warning import RunWarning
@@ -61,8 +62,8 @@ class Result:
         return self.trained.accuracy > self.baseline.accuracy_ci95[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return `result.json` as plain JSON values."""
-        return {
+        """Return `result.json` as plain JSON values of `harness.artifacts.run.Run`."""
+        tree = {
             "schema": artifact.SCHEMA,
             "recipe": recipe_lib.to_dict(self.recipe),
             "environment": self.environment,
@@ -86,6 +87,7 @@ class Result:
             "model": self.model,
             "warnings": [dataclasses.asdict(each) for each in self.warnings],
         }
+        return artifact.Run.model_validate(tree).to_json()
 
 
 def write(result: Result, out: pathlib.Path) -> None:
@@ -112,29 +114,29 @@ def read(folder: run_dir.RunDirectory) -> Result:
     """
     path = folder.out / "result.json"
     try:
-        tree = json.loads(path.read_text())
+        found = reading.read(path, artifact.Run)
         stages = [folder.stage(name) for name in ("baseline", "trained")]
         baseline, trained = [evaluation.Evaluation.kept(each or {}) for each in stages]
         recipe = folder.identity.recipe
         return Result(
             recipe=recipe,
-            environment=tree["environment"],
+            environment=found.environment.to_json(),
             summary=recipe_lib.summarize(recipe),
-            mode=tree["upstream"]["mode"],
-            fixes=tuple(tree["upstream"]["fixes"]),
-            problems=tree["data"]["problems"],
-            long_prompts=tree["data"]["long_prompts"],
-            warm_start=tree["warm_start"] and warm_start_lib.WarmStart(**tree["warm_start"]),
+            mode=cast(upstream.Mode, found.upstream.mode),
+            fixes=tuple(found.upstream.fixes),
+            problems=found.data.problems,
+            long_prompts=found.data.long_prompts,
+            warm_start=found.warm_start and warm_start_lib.WarmStart(**found.warm_start),
             baseline=baseline,
             trained=trained,
-            steps=tree["steps"],
-            phases=tree["phases"],
-            checkpoint_step=tree["checkpoint_step"],
-            resumed_at=tree["resumed_at"],
-            model=tree["model"],
-            warnings=tuple(RunWarning(**each) for each in tree.get("warnings", ())),
+            steps=[each.to_json() for each in found.steps],
+            phases=[each.to_json() for each in found.phases],
+            checkpoint_step=found.checkpoint_step,
+            resumed_at=found.resumed_at,
+            model=found.model,
+            warnings=tuple(RunWarning(each.id, each.text) for each in found.warnings),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (errors.HarnessError, OSError, ValueError, KeyError, TypeError) as error:
         raise errors.HarnessError(
             f"{path} and what lies beside it cannot be read ({error}): remove {path} and go on "
             "by --resume"
