@@ -35,9 +35,9 @@ def without(fix: str, issues: Sequence[Any], always: set[str]) -> dict[str, Any]
     Returns:
       A row of the study.
     """
-    from harness.checks import conformance
+    from harness.checks import runner
 
-    report = conformance.check("patched", fixes=f"all,-{issues[0].id}")
+    report = runner.check("patched", fixes=f"all,-{issues[0].id}")
     broken = {each.property.id for each in report.outcomes if each.status == "known-defect"}
     other = {
         each.property.id for each in report.outcomes if each.status not in ("pass", "known-defect")
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fix", action="append", help="id; may be repeated; all if none")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args(arguments)
-    from harness.checks import conformance
+    from harness.checks import runner
 
     always = {
         each.property.id
-        for each in conformance.check("patched").outcomes
+        for each in runner.check("patched").outcomes
         if each.status == "known-defect"
     }
     rows = []

@@ -9,7 +9,7 @@ import pytest
 from harness import evaluation, training, upstream
 from harness import recipe as recipe_lib
 from harness.artifacts import check, gate, plan, reading, run
-from harness.checks import conformance
+from harness.checks import runner
 from harness.errors import HarnessError
 from harness.gate.verdict import Finding, Report, Verdict
 from harness.measure import environment
@@ -64,8 +64,8 @@ def test_the_result_of_a_run_is_what_its_model_says():
 
 
 def test_a_check_writes_its_model():
-    findings = [conformance.Finding(upstream.KNOWN_ISSUES[0], True, False, None)]
-    tree = conformance.Report("stock", "0.1.7", [], findings).to_dict()
+    findings = [runner.Finding(upstream.KNOWN_ISSUES[0], True, False, None)]
+    tree = runner.Report("stock", "0.1.7", [], findings).to_dict()
     assert tree["ok"] is True
     assert tree["defects"][0]["id"] == upstream.KNOWN_ISSUES[0].id
     assert check.Check.model_validate(json.loads(json.dumps(tree))).to_json() == tree

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from harness import checks, upstream
-from harness.checks import conformance
+from harness.checks import runner
 from harness.checks.property import EXACT, Comparison, Property, Tolerance, difference
 from tests.test_cli import ROOT, call
 
@@ -110,7 +110,7 @@ def test_a_property_is_explained_too_and_nothing_else(capsys):
 
 def test_a_reproduction_shows_its_defect():
     name = "epsilon-zero-ignored"
-    found = conformance.run_reproduction(name)
+    found = runner.run_reproduction(name)
     # A release of Tunix in which it is fixed shows nothing.
     assert found.shows is (name in upstream.present())
     assert "expected:" in found.output
@@ -120,14 +120,14 @@ def test_what_is_run_is_the_script_that_is_shown(monkeypatch):
     asked = []
     script = "print('expected: 1'); print('got: 2')"
     monkeypatch.setattr(upstream, "reproduction", lambda name: asked.append(name) or script)
-    found = conformance.run_reproduction("noise-repeats")
+    found = runner.run_reproduction("noise-repeats")
     assert asked == ["noise-repeats"]
     assert (found.shows, found.output) == (True, "expected: 1\ngot: 2")
 
 
 def test_a_reproduction_that_crashes_shows_nothing(monkeypatch):
     monkeypatch.setattr(upstream, "reproduction", lambda name: "raise RuntimeError('no model')")
-    found = conformance.run_reproduction("whiten-one-token")
+    found = runner.run_reproduction("whiten-one-token")
     assert found.shows is None
     assert "no model" in found.output
 
@@ -135,14 +135,14 @@ def test_a_reproduction_that_crashes_shows_nothing(monkeypatch):
 def test_a_fix_that_is_needed_no_more_is_reported_loudly(monkeypatch):
     present = tuple(name for name in upstream.present() if name != "noise-repeats")
     monkeypatch.setattr(upstream, "present", lambda: present)
-    asked_of_another = conformance.check(only=["scored-transcripts"])
+    asked_of_another = runner.check(only=["scored-transcripts"])
     assert asked_of_another.gone == []
-    everything = conformance.Report(
+    everything = runner.Report(
         "patched",
         "9",
         [],
         [
-            conformance.Finding(each, each.id in present, False, None)
+            runner.Finding(each, each.id in present, False, None)
             for each in upstream.KNOWN_ISSUES
             if each.probe
         ],

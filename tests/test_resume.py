@@ -141,7 +141,7 @@ def test_a_disk_that_is_full_between_actor_and_critic_leaves_the_checkpoint_befo
     tokenizer = tokenizer_lib.load(recipe)
     fixes = upstream.choose_fixes("patched")
     play = functools.partial(
-        dry_run.rehearse, recipe, tokenizer=tokenizer, fixes=fixes, directory=tmp_path
+        dry_run.run, recipe, tokenizer=tokenizer, fixes=fixes, directory=tmp_path
     )
     play(batches=1)
     assert upstream.saved_steps(tmp_path, "critic") == [2]

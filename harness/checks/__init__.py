@@ -3,40 +3,8 @@
 from collections.abc import Sequence
 
 from harness import errors
-from harness.checks import (
-    advantage,
-    checkpoint,
-    compilation,
-    donation,
-    evaluation,
-    learning,
-    logprob,
-    lora_critic,
-    loss,
-    metrics,
-    model,
-    rollout,
-    schedule,
-    update,
-)
+from harness.checks.properties import PROPERTIES
 from harness.checks.property import Property
-
-PROPERTIES: tuple[Property, ...] = (
-    *logprob.PROPERTIES,
-    *rollout.PROPERTIES,
-    *advantage.PROPERTIES,
-    *loss.PROPERTIES,
-    *update.PROPERTIES,
-    *schedule.PROPERTIES,
-    *metrics.PROPERTIES,
-    *evaluation.PROPERTIES,
-    *model.PROPERTIES,
-    *checkpoint.PROPERTIES,
-    *compilation.PROPERTIES,
-    *donation.PROPERTIES,
-    *lora_critic.PROPERTIES,
-    *learning.PROPERTIES,
-)
 
 
 def select(only: Sequence[str] = (), *, slow: bool = False) -> list[Property]:

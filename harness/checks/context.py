@@ -140,7 +140,7 @@ class Context:
         self.fixes = upstream.choose_fixes(mode, fixes)
         self._folder = tempfile.TemporaryDirectory(prefix="ppo-harness-checks-")
         self._learners: list[upstream.Learner] = []
-        self._rehearsals: dict[Any, tuple[dry_run.Rehearsal, ...]] = {}
+        self._dry_runs: dict[Any, tuple[dry_run.DryRun, ...]] = {}
 
     def close(self) -> None:
         """Return back threads and files."""
@@ -218,38 +218,38 @@ class Context:
             learner=learner,
         )
 
-    def rehearse(
+    def run_dry(
         self, *assignments: str, batches: int, stop: int | None = None, **options: Any
-    ) -> tuple[dry_run.Rehearsal, ...]:
-        """Rehearse a training; see `harness.upstream.instrument.dry_run`.
+    ) -> tuple[dry_run.DryRun, ...]:
+        """Run the loop of training without a model; see `harness.upstream.instrument.dry_run`.
 
         Args:
           *assignments: Changes to the recipe.
           batches: Training batches.
           stop: Batches after which the training is cut, and then resumed.
-          **options: Of `rehearse` there.
+          **options: Of `run` there.
 
         Returns:
           What happened: once, or before and after the cut.
         """
         key = repr((assignments, batches, stop, options))
-        if key not in self._rehearsals:
+        if key not in self._dry_runs:
             play = functools.partial(
-                dry_run.rehearse,
+                dry_run.run,
                 recipe_lib.replace(self.recipe, "ppo.beta=0", *assignments),
                 tokenizer=self.components.tokenizer,
                 fixes=self.fixes,
                 **options,
             )
             if stop is None:
-                self._rehearsals[key] = (play(batches=batches),)
+                self._dry_runs[key] = (play(batches=batches),)
             else:
-                folder = self.folder / f"rehearsal-{len(self._rehearsals)}"
-                self._rehearsals[key] = (
+                folder = self.folder / f"dry-run-{len(self._dry_runs)}"
+                self._dry_runs[key] = (
                     play(batches=stop, directory=folder),
                     play(batches=batches, directory=folder),
                 )
-        return self._rehearsals[key]
+        return self._dry_runs[key]
 
     @functools.cached_property
     def components(self) -> Components:

@@ -44,19 +44,19 @@ def check(
 
         # For meshes; set before JAX looks for devices.
         jax.config.update("jax_num_cpu_devices", 8)
-    from harness.checks import conformance
+    from harness.checks import runner
 
     if explain is not None:
-        click.echo(conformance.explain(explain))
+        click.echo(runner.explain(explain))
         return 0
     console = Console()
     if tolerances is not None:
         with console.status("measuring tolerances"):
-            write_whole(tolerances, conformance.tolerances(mode))
+            write_whole(tolerances, runner.tolerances(mode))
         render.line(console, f"written: {tolerances}")
         return 0
     with console.status("recording a training run") as status:
-        report = conformance.check(
+        report = runner.check(
             mode,
             fixes=fixes,
             only=only,

@@ -126,7 +126,7 @@ def _readable(value: Any) -> str:
 
 
 def properties(report: Any) -> Table:
-    """Return the properties of a report of `harness.checks.conformance`."""
+    """Return the properties of a report of `harness.checks.runner`."""
     table = Table("property", "area", "status", "tolerance", "used of it")
     for each in report.outcomes:
         table.add_row(
@@ -140,7 +140,7 @@ def properties(report: Any) -> Table:
 
 
 def known_issues(report: Any) -> Table:
-    """Return the known issues of a report of `harness.checks.conformance`."""
+    """Return the known issues of a report of `harness.checks.runner`."""
     table = Table("known issue", "present", "fixed", "what")
     for each in report.findings:
         present = {True: "yes", False: "no", None: "not looked at"}[each.present]
@@ -151,7 +151,7 @@ def known_issues(report: Any) -> Table:
 
 
 def conformance(console: Console, report: Any, mode: str) -> None:
-    """Print a report of `harness.checks.conformance`.
+    """Print a report of `harness.checks.runner`.
 
     Args:
       console: Where to.

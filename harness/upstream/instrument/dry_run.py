@@ -93,7 +93,7 @@ class State:
 
 
 @dataclasses.dataclass
-class Rehearsal:
+class DryRun:
     """What happened.
 
     Attributes:
@@ -164,7 +164,7 @@ def _problems(example: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in np.where(one, prompts, _NO_PROMPT))
 
 
-def rehearse(
+def run(
     recipe: recipe_lib.Recipe,
     *,
     tokenizer: Tokenizer,
@@ -173,7 +173,7 @@ def rehearse(
     validation: int = 0,
     directory: pathlib.Path | None = None,
     evaluation_config: Mapping[str, Any] | None = None,
-) -> Rehearsal:
+) -> DryRun:
     """Train on numbered problems, without a model.
 
     Args:
@@ -209,7 +209,7 @@ def rehearse(
             rl_cluster.Mode.EVAL: dataclasses.replace(train, **evaluation_config),
         }
         cluster.cluster_config = dataclasses.replace(cluster.cluster_config, rollout_config=both)
-    found = Rehearsal(first_global_step=cluster.global_steps, began=states(learner))
+    found = DryRun(first_global_step=cluster.global_steps, began=states(learner))
     _play(learner, recipe, found, moves=directory is not None)
     size = recipe.batching.rollout_batch_size
     try:
@@ -233,7 +233,7 @@ def _number(prompts: Sequence[str], completions: Sequence[str], **columns: Any) 
     return [float(number) for number in columns["number"]]
 
 
-def _play(learner: Any, recipe: recipe_lib.Recipe, found: Rehearsal, *, moves: bool) -> None:
+def _play(learner: Any, recipe: recipe_lib.Recipe, found: DryRun, *, moves: bool) -> None:
     """Put notes in the place of everything that is compiled."""
     cluster = learner.rl_cluster
     width, longest = recipe.rollout.max_prompt_length, recipe.rollout.max_new_tokens

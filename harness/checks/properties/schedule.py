@@ -1,4 +1,4 @@
-"""The schedule: which problem trains when, under which policy, and when it ends."""
+"""Which sequences train which step, by a dry run of the learner."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,13 +13,14 @@ from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.oracle import schedule as oracle
 from harness.upstream.instrument import dry_run
 
-_ROLES = ("actor", "critic")
-_OFF = "mini-batch-off-policy"
+ROLES = ("actor", "critic")
+
+OFF = "mini-batch-off-policy"
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Sizes of a rehearsed run.
+    """Sizes of a dry run.
 
     Attributes:
       batch: Problems in a batch.
@@ -69,7 +70,7 @@ class Case:
 
     def uses_where(self, known: Collection[str]) -> list[oracle.Use]:
         """Return what known issues, and nothing else, make of it."""
-        return self.uses_apart if _OFF in known else self.uses
+        return self.uses_apart if OFF in known else self.uses
 
     @property
     def mini_batches(self) -> int:
@@ -94,23 +95,27 @@ class Case:
 
 
 # All end where a batch ends, so that two ways to read `max_steps` agree.
-_CASES = (
+CASES = (
     Case(8, 8, 4, 2, max_steps=4, batches=5),
     Case(8, 4, 2, 1, max_steps=100, batches=3),
     Case(8, 4, 4, 3, max_steps=12, batches=3),
     Case(4, 4, 4, 1, max_steps=2, batches=4),
     Case(8, 8, 2, 3, max_steps=100, batches=2),
 )
+
 _OVERSHOOT = (
     Case(8, 8, 4, 2, max_steps=3, batches=5),
     Case(8, 4, 4, 3, max_steps=7, batches=5),
 )
+
 RESUMED = Case(8, 4, 2, 2, max_steps=100, batches=6)
+
 RESUMED_AFTER = 2
 
 
-def _rehearse(context: Context, case: Case) -> dry_run.Rehearsal:
-    return context.rehearse(*case.assignments, batches=case.batches)[0]
+def dry_run_of(context: Context, case: Case) -> dry_run.DryRun:
+    """Run the loop of the learner on a case, without a model."""
+    return context.run_dry(*case.assignments, batches=case.batches)[0]
 
 
 def _rows(micro_batches: Sequence[tuple[int, Sequence[int]]]) -> np.ndarray:
@@ -132,7 +137,7 @@ def _account(
     base: recipe_lib.Recipe, case: Case, known: Collection[str] = ()
 ) -> recipe_lib.Summary:
     recipe = recipe_lib.replace(base, *case.assignments)
-    return recipe_lib.summarize(recipe, one_policy=_OFF not in known)
+    return recipe_lib.summarize(recipe, one_policy=OFF not in known)
 
 
 def _wanted_rows(uses: Sequence[oracle.Use]) -> np.ndarray:
@@ -152,7 +157,7 @@ def _compare_rows(
     what: str, got: np.ndarray, uses: Sequence[oracle.Use], case: Case, known: Collection[str]
 ) -> Iterator[Comparison]:
     want = _wanted_rows(uses)
-    if _OFF in known:
+    if OFF in known:
         yield Comparison(f"{what} (step, micro-batch, place, problem)", got, want)
         return
     yield Comparison(f"optimizer steps of {what}", got[:, 0], want[:, 0])
@@ -162,15 +167,15 @@ def _compare_rows(
 def _observe_schedule(context: Context) -> Observed:
     return {
         "base": context.recipe,
-        "cases": _CASES,
-        "got": [_rehearse(context, case) for case in _CASES],
+        "cases": CASES,
+        "got": [dry_run_of(context, case) for case in CASES],
     }
 
 
 def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     for case, got in zip(observed["cases"], observed["got"], strict=True):
         uses, summary = case.uses_where(known), _account(observed["base"], case, known)
-        for role in _ROLES:
+        for role in ROLES:
             steps = [each for each in got.steps if each.role == role]
             rows = _rows([(each.train_steps, each.problems) for each in steps])
             yield from _compare_rows(f"{role}'s rows of {case}", rows, uses, case, known)
@@ -190,8 +195,8 @@ def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Co
                     wanted,
                 )
         pairs = [each.role for each in got.steps]
-        yield Comparison(f"turns of {case}", pairs, list(_ROLES) * (len(pairs) // 2))
-        orders = [[e.problems for e in got.steps if e.role == role] for role in _ROLES]
+        yield Comparison(f"turns of {case}", pairs, list(ROLES) * (len(pairs) // 2))
+        orders = [[e.problems for e in got.steps if e.role == role] for role in ROLES]
         yield Comparison(
             f"the critic's order of micro-batches of {case}",
             np.concatenate(orders[1]),
@@ -211,12 +216,12 @@ def _compare_schedule(observed: Observed, known: Collection[str]) -> Iterator[Co
 
 
 def _generations(case: Case, uses: Sequence[oracle.Use], known: Collection[str]) -> int:
-    return oracle.generations(uses) * (case.mini_batches if _OFF in known else 1)
+    return oracle.generations(uses) * (case.mini_batches if OFF in known else 1)
 
 
 def _observe_shuffle(context: Context) -> Observed:
-    cases = [_CASES[2]]  # several mini-batches, several passes, one gradient a mini-batch
-    return {"cases": cases, "got": [_rehearse(context, case) for case in cases]}
+    cases = [CASES[2]]  # several mini-batches, several passes, one gradient a mini-batch
+    return {"cases": cases, "got": [dry_run_of(context, case) for case in cases]}
 
 
 def _compare_shuffle(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
@@ -227,103 +232,20 @@ def _compare_shuffle(observed: Observed, known: Collection[str]) -> Iterator[Com
                 first = min(each.problems) // case.batch
                 cuts.setdefault(first, set()).add(frozenset(each.problems))
         alike = sum(len(found) == case.mini_batches for found in cuts.values())
-        same = {_OFF, "shuffle-without-effect"} & set(known)
+        same = {OFF, "shuffle-without-effect"} & set(known)
         yield Comparison(
             f"batches that all passes cut alike, of {case}", alike, len(cuts) if same else 0
         )
 
 
-def _observe_run(context: Context) -> Observed:
-    return {
-        "recipe": context.recipe,
-        "groups": context.trace.groups,
-        "updates": context.trace.updates,
-        "events": context.trace.events,
-        "global_steps": context.trace.global_steps,
-        "batches": [dict(batch) for batch in context.components.dataset.train],
-    }
-
-
-def _ids(example: dict[str, np.ndarray]) -> np.ndarray:
+def token_ids(example: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the ids [B, P + T] of prompts and completions."""
     return np.concatenate([example["prompt_ids"], example["completion_ids"]], axis=1)
 
 
-def _sorted(rows: np.ndarray) -> np.ndarray:
+def sorted_sequences(rows: np.ndarray) -> np.ndarray:
+    """Return sequences in an order of their own."""
     return rows[np.lexsort(rows.T[::-1])]
-
-
-def _compare_run(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    del known
-    recipe = observed["recipe"]
-    summary = recipe_lib.summarize(recipe)
-    groups = [group for group in observed["groups"] if not group.evaluation]
-    batches = observed["batches"][: summary.global_steps]
-    for name in ("prompts", "answer", "question"):
-        yield Comparison(
-            f"{name} of the groups, in order",
-            np.concatenate([group.columns[name] for group in groups]),
-            np.concatenate([batch[name] for batch in batches]),
-        )
-    rows = np.concatenate([_ids(group.example) for group in groups])
-    size, epochs = recipe.batching.mini_batch_size, recipe.ppo.num_epochs
-    count = summary.gradient_accumulation
-    for role in _ROLES:
-        updates = [each for each in observed["updates"] if each.role == role]
-        done = [each.train_steps for each in updates]
-        yield Comparison(
-            f"the {role}'s count of optimizer steps",
-            done,
-            [(index + 1) // count for index in range(summary.optimizer_steps * count)],
-        )
-        for step in range(len(updates) // count):
-            used = np.concatenate(
-                [_ids(each.example) for each in updates[step * count : (step + 1) * count]]
-            )
-            first = step // epochs * size
-            yield Comparison(
-                f"rows of the {role}'s optimizer step {step}",
-                _sorted(used),
-                _sorted(rows[first : first + size]),
-            )
-    events = observed["events"]
-    turns = [name for name in events if name in _ROLES]
-    yield Comparison("turns of actor and critic", turns, list(_ROLES) * (len(turns) // 2))
-    # Runs of equal kinds: of a batch all is generated, then all is trained on.
-    kinds = ["train" if name in _ROLES else name for name in events]
-    phases = [kind for i, kind in enumerate(kinds) if not i or kind != kinds[i - 1]]
-    phases = [kind for kind in phases if kind in ("batch", "train")]
-    yield Comparison("phases", phases, ["batch", "train"] * summary.global_steps)
-    yield Comparison(
-        "groups that follow a generation",
-        [
-            events[i - 1] in ("generate", "group")
-            for i, name in enumerate(events)
-            if name == "group"
-        ],
-        [True] * len(observed["groups"]),
-    )
-    yield Comparison(
-        "global steps", observed["global_steps"], list(range(1, summary.global_steps + 1))
-    )
-
-
-def _observe_policy(context: Context) -> Observed:
-    cases = [case for case in _CASES if case.mini_batch < case.batch]
-    return {"cases": cases, "got": [_rehearse(context, case).draws for case in cases]}
-
-
-def _compare_policy(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    for case, draws in zip(observed["cases"], observed["got"], strict=True):
-        apart = _OFF in known
-        first: dict[int, int] = {}
-        for use in case.uses_where(known):
-            first.setdefault(use.problem if apart else use.batch, use.optimizer_step)
-        problems = [problem for draw in draws for problem in draw.problems]
-        yield Comparison(
-            f"optimizer steps done when each problem is drawn of {case}",
-            [draw.train_steps for draw in draws for _ in draw.problems],
-            [first[problem if apart else problem // case.batch] for problem in problems],
-        )
 
 
 def _observe_limit(context: Context) -> Observed:
@@ -331,10 +253,10 @@ def _observe_limit(context: Context) -> Observed:
         "cases": _OVERSHOOT,
         "got": [
             [
-                *(found.ended[role].train_steps for role in _ROLES),
-                *(len({s.train_steps for s in found.steps if s.role == role}) for role in _ROLES),
+                *(found.ended[role].train_steps for role in ROLES),
+                *(len({s.train_steps for s in found.steps if s.role == role}) for role in ROLES),
             ]
-            for found in (_rehearse(context, case) for case in _OVERSHOOT)
+            for found in (dry_run_of(context, case) for case in _OVERSHOOT)
         ],
     }
 
@@ -347,16 +269,16 @@ def _compare_limit(observed: Observed, known: Collection[str]) -> Iterator[Compa
 
 
 def _observe_resume(context: Context) -> Observed:
-    first, second = context.rehearse(
+    first, second = context.run_dry(
         *RESUMED.assignments, batches=RESUMED.batches, stop=RESUMED_AFTER
     )
-    (whole,) = context.rehearse(*RESUMED.assignments, batches=RESUMED.batches)
+    (whole,) = context.run_dry(*RESUMED.assignments, batches=RESUMED.batches)
     return {
         "before": first.ended["actor"].train_steps,
         "drawn": np.concatenate([each.problems for each in second.draws]),
         **{
             role: _rows([(e.train_steps, e.problems) for e in second.steps if e.role == role])
-            for role in _ROLES
+            for role in ROLES
         },
         "order": np.concatenate([each.problems for each in second.steps]),
         "whole": np.concatenate([each.problems for each in whole.steps]),
@@ -382,7 +304,7 @@ def _compare_resume(observed: Observed, known: Collection[str]) -> Iterator[Comp
         )
         for use in rest.uses_where(known)
     ]
-    for role in _ROLES:
+    for role in ROLES:
         yield from _compare_rows(f"{role}'s rows after the cut", observed[role], moved, case, known)
     if not {"resume-restarts-noise", "resume-skips-data"} & set(known):
         order = observed["order"]
@@ -394,7 +316,7 @@ def _compare_resume(observed: Observed, known: Collection[str]) -> Iterator[Comp
 
 
 def _steps(change: Callable[[list[dry_run.Step]], list[dry_run.Step]]) -> Any:
-    def changed(got: list[dry_run.Rehearsal]) -> list[dry_run.Rehearsal]:
+    def changed(got: list[dry_run.DryRun]) -> list[dry_run.DryRun]:
         return [dataclasses.replace(each, steps=change(each.steps)) for each in got]
 
     return wrong.value("got", changed)
@@ -402,10 +324,10 @@ def _steps(change: Callable[[list[dry_run.Step]], list[dry_run.Step]]) -> Any:
 
 def _first_batch_otherwise(steps: list[dry_run.Step]) -> list[dry_run.Step]:
     """Cut the first batch alike in all passes if no batch is, and anew in each if all are."""
-    case = _CASES[2]
+    case = CASES[2]
     own = [each for each in steps if each.role == "actor" and max(each.problems) < case.batch]
     alike = len({frozenset(each.problems) for each in own}) == case.mini_batches
-    seen: dict[str, int] = dict.fromkeys(_ROLES, 0)
+    seen: dict[str, int] = dict.fromkeys(ROLES, 0)
     changed = []
     for each in steps:
         if max(each.problems) < case.batch:
@@ -459,7 +381,7 @@ PROPERTIES = (
                 ],
             ),
         },
-        defects=(_OFF,),
+        defects=(OFF,),
     ),
     Property(
         id="passes-are-shuffled",
@@ -471,55 +393,7 @@ PROPERTIES = (
         wrong={
             "one batch cut otherwise than the rest": _steps(_first_batch_otherwise),
         },
-        defects=("shuffle-without-effect", _OFF),
-    ),
-    Property(
-        id="schedule-of-the-run",
-        area="schedule",
-        statement=(
-            "In the real run, each optimizer step takes each sequence of the mini-batch that was "
-            "just generated exactly once, in the order of the data."
-        ),
-        tolerance=EXACT,
-        observe=_observe_run,
-        compare=_compare_run,
-        wrong={
-            "stale rows": wrong.value("updates", lambda seen: [*seen[8:16], *seen[:8], *seen[16:]]),
-            "another order of the data": wrong.value("batches", lambda seen: seen[::-1]),
-            "an update less": wrong.value("updates", lambda seen: seen[:-2]),
-            "a step counted twice": wrong.value(
-                "updates",
-                lambda seen: [
-                    dataclasses.replace(each, train_steps=2 * each.train_steps) for each in seen
-                ],
-            ),
-            "a phase torn": wrong.value("events", lambda seen: [*seen[:-4], "batch", *seen[-4:]]),
-            "a batch not counted": wrong.value("global_steps", lambda seen: [*seen[:-1], seen[-2]]),
-        },
-    ),
-    Property(
-        id="one-policy-per-batch",
-        area="schedule",
-        statement="All of a batch is sampled before the first update on it.",
-        tolerance=EXACT,
-        observe=_observe_policy,
-        compare=_compare_policy,
-        wrong={
-            "a step late": wrong.value(
-                "got",
-                lambda got: [
-                    [dataclasses.replace(d, train_steps=d.train_steps + 1) for d in draws]
-                    for draws in got
-                ],
-            ),
-            "all at the beginning": wrong.value(
-                "got",
-                lambda got: [
-                    [dataclasses.replace(d, train_steps=0) for d in draws] for draws in got
-                ],
-            ),
-        },
-        defects=("mini-batch-off-policy",),
+        defects=("shuffle-without-effect", OFF),
     ),
     Property(
         id="max-steps",
@@ -549,6 +423,6 @@ PROPERTIES = (
             "a step behind": wrong.value("actor", lambda rows: rows - [1, 0, 0, 0]),
             "a problem twice": wrong.value("actor", lambda rows: np.maximum(rows, 17)),
         },
-        defects=("resume-skips-data", "resume-restarts-noise", _OFF),
+        defects=("resume-skips-data", "resume-restarts-noise", OFF),
     ),
 )

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.checks import advantage as advantage_checks
 from harness.checks import wrong
 from harness.checks.context import Context
+from harness.checks.properties import advantage as advantage_checks
 from harness.checks.property import Comparison, Observed, Property, Tolerance
 from harness.oracle import advantage, kl
 

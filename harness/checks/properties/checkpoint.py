@@ -10,15 +10,16 @@ import numpy as np
 
 from harness import errors, upstream
 from harness import recipe as recipe_lib
-from harness.checks import schedule, wrong
+from harness.checks import wrong
 from harness.checks.context import Context
+from harness.checks.properties import schedule
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.upstream.instrument import dry_run
 from harness.upstream.instrument import trace as trace_lib
 
 _ROLES = ("actor", "critic")
 # Where a state is looked at: after the first batch of the real run, from a
-# checkpoint that was made in passing, and after the last step of a rehearsed
+# checkpoint that was made in passing, and after the last step of a dry
 # one, from the checkpoint that is made when a training ends.
 _PASSING, _LAST = "in passing", "at the end"
 
@@ -59,7 +60,7 @@ def _states_of(trace: trace_lib.Trace, step: int, count: int) -> dict[str, dry_r
 def _observe_restored(context: Context) -> Observed:
     resumed = context.resumed
     count = recipe_lib.summarize(context.recipe).gradient_accumulation
-    cut, again = context.rehearse(
+    cut, again = context.run_dry(
         *schedule.RESUMED.assignments,
         batches=schedule.RESUMED.batches,
         stop=schedule.RESUMED_AFTER,
@@ -207,21 +208,21 @@ _INTERVAL = 3
 
 def _observe_saved(context: Context) -> Observed:
     directory = context.folder / "saved"
-    _rehearse_saving(context, directory)
+    _saving_dry_run(context, directory)
     return {
         "saved": {role: upstream.saved_steps(directory, role) for role in _ROLES},
         "per_batch": _CUT.batch // _CUT.mini_batch * _CUT.epochs,
     }
 
 
-def _rehearse_saving(context: Context, directory: pathlib.Path) -> dry_run.Rehearsal:
+def _saving_dry_run(context: Context, directory: pathlib.Path) -> dry_run.DryRun:
     recipe = recipe_lib.replace(
         context.recipe,
         "ppo.beta=0",
         *_CUT.assignments,
         f"checkpoints.save_interval_steps={_INTERVAL}",
     )
-    return dry_run.rehearse(
+    return dry_run.run(
         recipe,
         tokenizer=context.components.tokenizer,
         fixes=context.fixes,
@@ -243,11 +244,11 @@ def _compare_saved(observed: Observed, known: Collection[str]) -> Iterator[Compa
 
 def _observe_apart(context: Context) -> Observed:
     directory = context.folder / "apart"
-    ended = _rehearse_saving(context, directory).ended
+    ended = _saving_dry_run(context, directory).ended
     *_, before, last = upstream.saved_steps(directory, "critic")
     shutil.rmtree(directory / "checkpoints" / "critic" / str(last))
     try:
-        began = _rehearse_saving(context, directory).began
+        began = _saving_dry_run(context, directory).began
     except errors.HarnessError:
         got = "refused"
     else:

@@ -1,4 +1,4 @@
-"""Optimizer steps of the recorded run: losses, gradients, AdamW, and what must not move."""
+"""An optimizer step: losses, gradients and AdamW."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from harness.checks.context import Context, Replay
 from harness.checks.property import EXACT, Comparison, Observed, Property, Tolerance
 from harness.oracle import gemma, logprob, loss, optimizer
 
-_ROLES = ("actor", "critic")
+ROLES = ("actor", "critic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def steps(updates: Sequence[Any], micro_batches: int) -> list[Step]:
       Steps of the actor, then of the critic.
     """
     found = []
-    for role in _ROLES:
+    for role in ROLES:
         own = [update for update in updates if update.role == role]
         for number, first in enumerate(range(0, len(own), micro_batches)):
             found.append(Step(role, number, own[first : first + micro_batches]))
@@ -139,7 +139,8 @@ def _of_mini_batch(
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
 
-def _observe(context: Context) -> Observed:
+def observe_updates(context: Context) -> Observed:
+    """Return the optimizer steps of the recorded run."""
     batching = context.recipe.batching
     found = steps(
         context.trace.updates, batching.mini_batch_size // batching.train_micro_batch_size
@@ -293,65 +294,6 @@ def _compare_adamw(observed: Observed, known: Collection[str]) -> Iterator[Compa
         )
 
 
-def _compare_movement(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    del known
-    for role in _ROLES:
-        pairs = [
-            (step, after)
-            for step, after in zip(observed["steps"], observed["after"], strict=True)
-            if step.role == role
-        ]
-        for step, _ in pairs:
-            for index, update in enumerate(step.updates[:-1]):
-                still = all(np.array_equal(update.after[n], update.before[n]) for n in update.after)
-                yield Comparison(
-                    f"{role}: weights rest while gradient {index} of step {step.number} is kept",
-                    still,
-                    True,
-                )
-        start, end = pairs[0][0].before, pairs[-1][1]
-        for name in start:
-            trained = role == "critic" or "_lora_" in name
-            moved = not np.array_equal(start[name], end[name])
-            yield Comparison(f"{role}: {name} has moved", moved, trained)
-
-
-def _observe_freshness(context: Context) -> Observed:
-    """Pairs weights that a part used with those that the last step left."""
-    latest: dict[str, Any] = {}
-    used: list[tuple[str, Any, Any]] = []
-    trace = context.trace
-    queues = {
-        "generate": iter(trace.generations),
-        "group": iter(trace.groups),
-        "update": iter(trace.updates),
-    }
-    for event in trace.events:
-        if event == "batch":
-            continue
-        found = next(queues[event if event in queues else "update"])
-        if event == "generate":
-            used.append(("actor of a generation", found.actor, latest.get("actor")))
-        elif event == "group":
-            used.append(("actor of a group", found.actor, latest.get("actor")))
-            used.append(("critic of a group", found.critic, latest.get("critic")))
-        else:
-            used.append((f"{event} of an update", found.before, latest.get(event)))
-            latest[event] = found.after
-    return {"used": [each for each in used if each[2] is not None]}
-
-
-def _compare_freshness(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    del known
-    for what, got, want in observed["used"]:
-        names = sorted(want)
-        yield Comparison(
-            what,
-            np.concatenate([got[name].ravel() for name in names]),
-            np.concatenate([want[name].ravel() for name in names]),
-        )
-
-
 def _scaled(name: str, factor: float) -> Callable[[Observed], Observed]:
     def scale(reported: list[dict[str, float]]) -> list[dict[str, float]]:
         return [{**each, name: factor * each[name]} if name in each else each for each in reported]
@@ -367,14 +309,10 @@ def _further(observed: Observed) -> Observed:
     return {**observed, "after": after}
 
 
-def _still(observed: Observed) -> Observed:
+def without_movement(observed: Observed) -> Observed:
+    """Leave the weights where they were."""
     start = {step.role: step.before for step in reversed(observed["steps"])}
     return {**observed, "after": [start[step.role] for step in observed["steps"]]}
-
-
-def _all_move(observed: Observed) -> Observed:
-    after = [{n: leaf + 1 for n, leaf in step.after.items()} for step in observed["steps"]]
-    return {**observed, "after": after}
 
 
 def _tilted(observed: Observed) -> Observed:
@@ -413,7 +351,7 @@ PROPERTIES = (
             "token means over its mini-batch, however it is cut into micro-batches."
         ),
         tolerance=Tolerance(1e-3, 2e-5, "a ratio is an exponential of two float32 passes"),
-        observe=_observe,
+        observe=observe_updates,
         compare=_compare_losses,
         wrong={
             "negated policy and value loss": _scaled("loss", -1),
@@ -432,7 +370,7 @@ PROPERTIES = (
             "that gave the old figures; in later epochs they are not."
         ),
         tolerance=EXACT,
-        observe=_observe,
+        observe=observe_updates,
         compare=_compare_epochs,
         wrong={
             "clipped at once": wrong.value(
@@ -456,7 +394,7 @@ PROPERTIES = (
             "slopes of order one, to which each weight adds alike: float32 gradients are off "
             "by some 1e-5",
         ),
-        observe=_observe,
+        observe=observe_updates,
         compare=_compare_slopes,
         wrong={"the gradient of one weight doubled": _tilted, "the sign turned": _turned},
         defects=("log-prob-temperature", "micro-batch-token-mean"),
@@ -469,36 +407,8 @@ PROPERTIES = (
             "of its number."
         ),
         tolerance=Tolerance(1e-4, 1e-6, "float32 weights of order one; a step moves them by 1e-2"),
-        observe=_observe,
+        observe=observe_updates,
         compare=_compare_adamw,
-        wrong={"a tenth further": _further, "not at all": _still},
-    ),
-    Property(
-        id="what-moves",
-        area="update",
-        statement=(
-            "The base of the policy rests bit for bit, every LoRA factor and every weight of the "
-            "critic moves, and none before its gradients are all there."
-        ),
-        tolerance=EXACT,
-        observe=_observe,
-        compare=_compare_movement,
-        wrong={"nothing": _still, "everything": _all_move},
-    ),
-    Property(
-        id="freshness",
-        area="update",
-        statement=(
-            "Generation, log-probs and values, and the next update use the weights that the last "
-            "update left."
-        ),
-        tolerance=EXACT,
-        observe=_observe_freshness,
-        compare=_compare_freshness,
-        wrong={
-            "one update late": wrong.value(
-                "used", lambda used: [(w, {n: x + 1 for n, x in g.items()}, a) for w, g, a in used]
-            )
-        },
+        wrong={"a tenth further": _further, "not at all": without_movement},
     ),
 )

@@ -1,0 +1,51 @@
+"""The properties, a module an area."""
+
+from harness.checks.properties import (
+    advantage,
+    checkpoint,
+    compilation,
+    completions,
+    distribution,
+    donation,
+    evaluation,
+    gae,
+    learning,
+    logprob,
+    lora_critic,
+    loss,
+    masking,
+    metrics,
+    model,
+    movement,
+    recorded_schedule,
+    sampler_log_probs,
+    schedule,
+    scoring,
+    update,
+)
+from harness.checks.property import Property
+
+# In the order in which a batch goes through PPO.
+PROPERTIES: tuple[Property, ...] = (
+    *logprob.PROPERTIES,
+    *completions.PROPERTIES,
+    *distribution.PROPERTIES,
+    *sampler_log_probs.PROPERTIES,
+    *advantage.PROPERTIES,
+    *loss.PROPERTIES,
+    *masking.PROPERTIES,
+    *gae.PROPERTIES,
+    *update.PROPERTIES,
+    *movement.PROPERTIES,
+    *schedule.PROPERTIES,
+    *recorded_schedule.PROPERTIES,
+    *metrics.PROPERTIES,
+    *evaluation.PROPERTIES,
+    *scoring.PROPERTIES,
+    *model.PROPERTIES,
+    *checkpoint.PROPERTIES,
+    *compilation.PROPERTIES,
+    *donation.PROPERTIES,
+    *lora_critic.PROPERTIES,
+    *learning.PROPERTIES,
+)
