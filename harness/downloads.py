@@ -35,9 +35,9 @@ def check(recipe: recipe_lib.Recipe) -> None:
         return  # it is refused for that, whatever the network
     kind, _, folder = recipe.data.source.partition(":")
     if kind == "tfds" and "://" not in folder:
-        place = pathlib.Path(folder).expanduser() if folder else gsm8k_folder()
-        if not has_gsm8k(place):
-            require_gsm8k_host(str(place))
+        searched = pathlib.Path(folder).expanduser() if folder else gsm8k_folder()
+        if not has_gsm8k(searched):
+            require_gsm8k_host(str(searched))
     if recipe.model.weights == "checkpoint" and checkpoint.startswith(KAGGLE):
         handle = checkpoint.removeprefix(KAGGLE)
         if cached_model(handle) is None and (reason := kaggle_unreachable()):

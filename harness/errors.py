@@ -25,7 +25,7 @@ class CrashedElsewhere(Exception):
 
 
 class RunStopped(HarnessError):
-    """A run that had begun cannot go on now; what it had is kept, to be gone on from."""
+    """A run that had begun cannot go on now; what it had is saved, to be gone on from."""
 
 
 class Terminated(RunStopped):

@@ -68,13 +68,13 @@ class Evaluation:
             key: list(value) if isinstance(value, tuple) else value for key, value in tree.items()
         }
 
-    def keep(self) -> dict[str, Any]:
+    def to_saved(self) -> dict[str, Any]:
         """Return all of it, samples too, as plain JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def kept(cls, tree: Mapping[str, Any]) -> "Evaluation":
-        """Read what `keep` gave, also from JSON."""
+    def from_saved(cls, tree: Mapping[str, Any]) -> "Evaluation":
+        """Read what `to_saved` returned, also from JSON."""
         samples = tuple(Sample(**each) for each in tree["samples"])
         intervals = {
             name: (float(tree[name][0]), float(tree[name][1]))

@@ -98,5 +98,5 @@ def append_line(path: pathlib.Path, line: str) -> None:
 def cannot_write(path: pathlib.Path, error: OSError) -> errors.HarnessError:
     """Return the error for a file that cannot be written, with the reason."""
     return errors.HarnessError(
-        f"{path} cannot be written ({error.strerror}): make room or give another place"
+        f"{path} cannot be written ({error.strerror}): make room or give another folder"
     )

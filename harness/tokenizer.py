@@ -35,7 +35,7 @@ _UNKNOWN_ID = _SPECIAL_IDS["<unk>"]
 # How SentencePiece writes a space in its vocabulary.
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
-_MEND = "use Gemma 3's own file, or set model.tokenizer to builtin"
+_REMEDY = "use Gemma 3's own file, or set model.tokenizer to builtin"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Tokenizer:
             processor.LoadFromSerializedProto(self.model)
         except RuntimeError:
             raise HarnessError(
-                f"tokenizer {self.name} is not a SentencePiece model: {_MEND}"
+                f"tokenizer {self.name} is not a SentencePiece model: {_REMEDY}"
             ) from None
         object.__setattr__(self, "_processor", processor)
         object.__setattr__(self, "sha256", hashlib.sha256(self.model).hexdigest())
@@ -77,12 +77,12 @@ class Tokenizer:
             if found != wanted or processor.id_to_piece(wanted) != piece:
                 raise HarnessError(
                     f"tokenizer {self.name} does not give {piece} Gemma 3's role and id {wanted}: "
-                    f"{_MEND}"
+                    f"{_REMEDY}"
                 )
         for piece in _TURN_MARKERS:
             if self.encode(piece) != [self.piece_id(piece)]:
                 raise HarnessError(
-                    f"tokenizer {self.name} does not read the text {piece} as one token: {_MEND}"
+                    f"tokenizer {self.name} does not read the text {piece} as one token: {_REMEDY}"
                 )
         markers = [_SPECIAL_IDS[piece] for piece in ("<pad>", "<eos>", "<bos>")]
         markers += [self.piece_id(piece) for piece in _TURN_MARKERS]
@@ -236,7 +236,7 @@ def train(out_path: pathlib.Path, vocab_size: int = 512) -> None:
             remove_extra_whitespaces=False,
             normalization_rule_name="identity",
             # Rarer letters cost one byte token each, as they would as pieces,
-            # and leave their places to longer pieces.
+            # and leave room for longer pieces.
             character_coverage=0.985,
             required_chars="0123456789+-=<>",
             user_defined_symbols=[text.replace(" ", _SPACE) for text in symbols],
@@ -279,18 +279,18 @@ def _beside_checkpoint(checkpoint: str | None) -> epath.Path:
             "the weights, or set model.tokenizer to a file or to builtin"
         )
     folder = epath.Path(checkpoint).expanduser()
-    for place in (folder, folder.parent):
+    for searched in (folder, folder.parent):
         try:
-            files = sorted(file for file in place.glob("*.model")) if place.is_dir() else []
+            files = sorted(file for file in searched.glob("*.model")) if searched.is_dir() else []
         # Each file system that etils reaches raises errors of its own.
         except Exception as error:
             raise HarnessError(
-                f"folder {place} cannot be searched for a tokenizer: {_reason(error)}"
+                f"folder {searched} cannot be searched for a tokenizer: {_reason(error)}"
             ) from None
         named = [file for file in files if file.name == "tokenizer.model"]
         if len(files) > 1 and not named:
             raise HarnessError(
-                f"folder {place} holds {len(files)} files *.model and none is tokenizer.model: "
+                f"folder {searched} holds {len(files)} files *.model and none is tokenizer.model: "
                 "set model.tokenizer to the right one"
             )
         if files:

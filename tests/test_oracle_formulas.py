@@ -65,13 +65,13 @@ def tokens(draw):
 def numeric_gradient(function, x, step=1e-5):
     """Central differences of a function of an array to a number."""
     gradient = np.zeros(x.shape)
-    for place in np.ndindex(x.shape):
+    for position in np.ndindex(x.shape):
         ends = []
         for sign in (1, -1):
             moved = x.copy()
-            moved[place] += sign * step
+            moved[position] += sign * step
             ends.append(function(moved))
-        gradient[place] = (ends[0] - ends[1]) / (2 * step)
+        gradient[position] = (ends[0] - ends[1]) / (2 * step)
     return gradient
 
 
@@ -542,7 +542,7 @@ def test_logits_that_do_not_fit_the_mask_are_refused():
         loss.entropy_bonus(np.zeros((1, 2, 3)), np.ones((1, 1)))
 
 
-# What stands at masked places.
+# What stands at masked positions.
 
 
 def outputs(a, b, c, logits, mask):
@@ -568,7 +568,7 @@ def outputs(a, b, c, logits, mask):
 
 @generated
 @given(batches(3, -2, 2), st.sampled_from([math.nan, INF, -INF, 1e30, -1e6]))
-def test_nothing_at_a_masked_place_is_ever_read(case, poison):
+def test_nothing_at_a_masked_position_is_ever_read(case, poison):
     a, b, c, mask = case
     logits = np.stack([a, 2 * b, c], axis=-1)
     pa, pb, pc = (np.where(mask, each, poison) for each in (a, b, c))

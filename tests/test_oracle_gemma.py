@@ -115,17 +115,17 @@ def test_rope_keeps_norms_and_a_factor_divides_positions(seed, base, half, facto
 @given(
     seed=seeds,
     base=st.floats(2, 1e6),
-    places=st.tuples(st.integers(0, 500), st.integers(0, 500)),
+    positions=st.tuples(st.integers(0, 500), st.integers(0, 500)),
     shift=st.integers(1, 500),
 )
-def test_rope_gives_dot_products_of_relative_positions_only(seed, base, places, shift):
+def test_rope_gives_dot_products_of_relative_positions_only(seed, base, positions, shift):
     q, k = np.random.default_rng(seed).standard_normal((2, 1, 1, 1, 8))
 
     def dot(i: int, j: int) -> float:
         one, two = (gemma.rope(x, np.array([[p]]), base) for x, p in ((q, i), (k, j)))
         return float(np.sum(one * two))
 
-    i, j = places
+    i, j = positions
     # An angle of 1000 has an absolute rounding of 1e-13.
     assert dot(i, j) == pytest.approx(dot(i + shift, j + shift), abs=1e-11)
 
@@ -158,7 +158,7 @@ def test_gelu_of_both_signs_differ_by_the_argument(x):
         ("0111", None, ["0000", "0100", "0110", "0111"]),
         ("0111", 2, ["0000", "0100", "0110", "0011"]),
         ("1110", 2, ["1000", "1100", "0110", "0010"]),
-        # A pad in the middle takes up a place of the window.
+        # A pad in the middle takes up a position of the window.
         ("1011", 2, ["1000", "1000", "0010", "0011"]),
     ],
 )
@@ -175,10 +175,10 @@ def test_with_pads_at_the_ends_the_window_counts_positions(
 ):
     size = 3 if window else None
     mask = np.repeat([False, True, False], [left, real, right])[None]
-    place = rollout.positions(mask)[0]
+    position = rollout.positions(mask)[0]
     found = gemma.attention_mask(mask, size)[0]
     for i, j in itertools.product(range(left, left + real), range(mask.size)):
-        back = place[i] - place[j]
+        back = position[i] - position[j]
         assert found[i, j] == (mask[0, j] and 0 <= back < (size or mask.size))
 
 
@@ -253,12 +253,12 @@ def test_without_layers_the_logits_compare_normalised_embeddings_with_the_table(
 def test_a_token_changes_no_logits_before_it_and_its_own(seed, length, data):
     weights = draw_weights(BOTH, 3, seed)
     ids, mask = draw_ids(length, seed)
-    place = data.draw(st.integers(1, length - 1))
+    position = data.draw(st.integers(1, length - 1))
     changed = ids.copy()
-    changed[:, place] = (changed[:, place] + 1) % VOCAB
+    changed[:, position] = (changed[:, position] + 1) % VOCAB
     before, after = (gemma.forward(weights, x, mask, BOTH) for x in (ids, changed))
-    np.testing.assert_array_equal(before[:, :place], after[:, :place])
-    assert np.abs(before[:, place] - after[:, place]).max() > 1e-3
+    np.testing.assert_array_equal(before[:, :position], after[:, :position])
+    assert np.abs(before[:, position] - after[:, position]).max() > 1e-3
 
 
 @quick
@@ -281,8 +281,8 @@ def test_in_one_local_layer_a_token_has_influence_within_the_window_only():
     changed[:, 2] = (changed[:, 2] + 1) % VOCAB
     before, after = (gemma.forward(weights, x, mask, LOCAL) for x in (ids, changed))
     moved = np.abs(before - after).max(axis=-1) > 1e-6
-    assert moved.tolist() == [[place in (2, 3, 4) for place in range(8)]] * 2
-    # A global layer in its place sees the token from everywhere after it.
+    assert moved.tolist() == [[position in (2, 3, 4) for position in range(8)]] * 2
+    # A global layer in its position sees the token from everywhere after it.
     everywhere = dataclasses.replace(LOCAL, pattern=("global",))
     before, after = (gemma.forward(weights, x, mask, everywhere) for x in (ids, changed))
     assert (np.abs(before - after).max(axis=-1)[:, 2:] > 1e-6).all()

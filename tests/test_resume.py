@@ -608,7 +608,7 @@ def test_figures_that_are_not_finite_are_null_in_the_result(finished_run):
 
 def test_stages_keep_everything(finished_run):
     found = finished_run.result.baseline
-    again = type(found).kept(json.loads(json.dumps(found.keep())))
+    again = type(found).kept(json.loads(json.dumps(found.to_saved())))
     assert again == found
 
 

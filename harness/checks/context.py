@@ -349,7 +349,7 @@ class Replay:
           weights: By path.
           prompt_ids: [B, P].
           completion_ids: [B, T].
-          real: [B, P + T] whether a place holds a token; where no pad is, if none.
+          real: [B, P + T] whether a position holds a token; where no pad is, if none.
 
         Returns:
           The logits.

@@ -172,9 +172,9 @@ def difference(comparison: Comparison, tolerance: Tolerance) -> str | None:
         return f"{comparison.what}: nothing to compare"
     if got.ndim == 0:
         return f"{comparison.what}: {got}, not {want}"
-    place = _worst(got, want)
+    position = _worst(got, want)
     return (
-        f"{comparison.what}: {got[place]} at {[int(i) for i in place]}, not {want[place]} "
+        f"{comparison.what}: {got[position]} at {[int(i) for i in position]}, not {want[position]} "
         f"(and so on: {np.sum(got != want)} of {got.size} differ)"
     )
 

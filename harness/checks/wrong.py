@@ -35,7 +35,7 @@ def value(name: str, change: Callable[[Any], Any]) -> Callable[[Observed], Obser
 
 
 def late(array: np.ndarray) -> np.ndarray:
-    """Move the last axis by one place."""
+    """Move the last axis by one position."""
     return np.roll(array, 1, axis=-1)
 
 

@@ -97,7 +97,7 @@ def _without_tracebacks_of_threads() -> Iterator[None]:
         return record.exc_info is None
 
     def not_of_callbacks(found: Any) -> None:
-        # TensorStore calls back to who has gone.
+        # TensorStore calls back to what has gone.
         if str(found.exc_value) != "Event loop is closed":
             hook(found)
 

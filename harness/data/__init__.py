@@ -97,7 +97,7 @@ def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
     """
     size = recipe.batching.rollout_batch_size
     used = {"train": recipe.data.num_batches * size, "test": recipe.data.num_test_batches * size}
-    kept: dict[str, Sequence[Problem]] = {}
+    fitting: dict[str, Sequence[Problem]] = {}
     long_prompts: dict[str, int] = {}
     sources = _sources(recipe)
     # Each split is read in one go here; the batches are read row by row.
@@ -106,14 +106,14 @@ def load(recipe: Recipe, tokenizer: Encoder) -> Dataset:
     checked = prompt_check.check(recipe, tokenizer, [*everything["train"], *everything["test"]])
     for split, rows in sources.items():
         drop = recipe.data.long_prompts == "drop"
-        kept[split] = _fitting(recipe, tokenizer, rows) if drop else rows
-        long_prompts[split] = len(rows) - len(kept[split])
-    problems = {split: len(rows) for split, rows in kept.items()}
+        fitting[split] = _fitting(recipe, tokenizer, rows) if drop else rows
+        long_prompts[split] = len(rows) - len(fitting[split])
+    problems = {split: len(rows) for split, rows in fitting.items()}
     _refuse_if_none_fits(recipe, tokenizer, everything["train"])
     _check_sizes(recipe, problems, long_prompts)
-    shuffled: dict[str, Any] = {split: _shuffled(recipe, rows) for split, rows in kept.items()}
+    shuffled: dict[str, Any] = {split: _shuffled(recipe, rows) for split, rows in fitting.items()}
     if recipe.data.long_prompts == "refuse":
-        for split, rows in kept.items():
+        for split, rows in fitting.items():
             # The order matters only where not all problems are used. By index: to
             # iterate, Grain starts threads.
             partly = used[split] < len(rows)

@@ -91,8 +91,8 @@ def problems(config: Arithmetic) -> tuple[list[Problem], list[Problem]]:
     chosen = np.empty(wanted, dtype=np.int64)
     by_sum = np.argsort(order, kind="stable")
     ends = np.cumsum(np.bincount(order, minlength=len(sums)))
-    for places in np.split(by_sum, ends[:-1]):
-        chosen[places] = random.choice(len(wordings), size=len(places), replace=False)
+    for indices in np.split(by_sum, ends[:-1]):
+        chosen[indices] = random.choice(len(wordings), size=len(indices), replace=False)
     texts = []
     for i, j in zip(order, chosen, strict=True):
         (operation, a, b), (name, thing, phrasing) = sums[int(i)], wordings[int(j)]

@@ -32,7 +32,7 @@ def check(recipe: Recipe, splits: Mapping[str, Sequence[Problem]], locate: Locat
 
     Raises:
       HarnessError: The first problem whose truth cannot be read, or does not
-        score as correct, with the place where it stands.
+        score as correct, with its file and line.
     """
 
     def fault(problem: Problem) -> str | None:

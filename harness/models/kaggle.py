@@ -1,4 +1,4 @@
-"""Weights from Kaggle: downloaded once, kept by kagglehub, each failure in a line of its own."""
+"""Weights from Kaggle: downloaded once, stored by kagglehub, each failure in a line of its own."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ def local(
 
 
 def download(handle: str, report: Callable[[str], None] = lambda line: None) -> pathlib.Path:
-    """Download a model, or finds it where kagglehub keeps it.
+    """Download a model, or find it where kagglehub stores it.
 
     A model that was downloaded needs no network: of a handle without version,
     the newest one that is here is used where Kaggle cannot be asked.
@@ -82,7 +82,7 @@ def download(handle: str, report: Callable[[str], None] = lambda line: None) -> 
         except OSError as error:
             where = os.environ.get("KAGGLEHUB_CACHE", "kagglehub's cache")
             text = (
-                f"{handle} cannot be kept in {where} ({error.strerror or type(error).__name__}): "
+                f"{handle} cannot be stored in {where} ({error.strerror or type(error).__name__}): "
                 "make room, or set KAGGLEHUB_CACHE to a folder that has it"
             )
         except ValueError:
@@ -135,7 +135,7 @@ def _discreet() -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            if not sys.stderr.isatty():  # bars are for who watches
+            if not sys.stderr.isatty():  # bars are for a terminal
                 stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             yield
     finally:

@@ -62,7 +62,7 @@ def log_probs(
       tokenizer: Its tokenizer.
       mesh: Devices that hold the model.
       prompt: The text; `<bos>` is put before it.
-      top: Number of tokens at each place.
+      top: Number of tokens at each position.
 
     Returns:
       Plain JSON values: `schema`, `prompt`, `tokens` [T], `top_ids` [T, top]

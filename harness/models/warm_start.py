@@ -3,7 +3,7 @@
 The policy learns to write the final line of a solution, in the layout that
 rollouts have: prompts padded on the left, completions on the right. It stops
 as soon as it answers the asked share of problems that it is not trained on.
-The weights are kept under a key of everything that determines them.
+The weights are stored under a key of everything that determines them.
 """
 
 import dataclasses
@@ -143,7 +143,7 @@ def make_examples(
 def cache_path(
     recipe: recipe_lib.Recipe, tokenizer: Tokenizer, problems: Sequence[Problem]
 ) -> pathlib.Path:
-    """Return the file that keeps the weights, whether it is there or not.
+    """Return the file of the weights, whether it is there or not.
 
     Its name follows from everything that determines the weights: seed, model,
     mesh, `warm_start`, the token ids of the problems, the tokenizer, the

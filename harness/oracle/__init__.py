@@ -6,5 +6,5 @@ both sides of a comparison. They are plain before they are fast.
 
 Arrays are `[B, T]` (sequences, tokens) unless a docstring says otherwise, with
 a last axis `V` for the vocabulary. Masks hold true, or anything but 0, at real
-tokens. What stands at a masked place is never read, be it NaN.
+tokens. What stands at a masked position is never read, be it NaN.
 """

@@ -16,7 +16,7 @@ def masked(x: ArrayLike, mask: ArrayLike, fill: float = 0.0) -> Array:
     Args:
       x: Any shape.
       mask: The same shape; anything but 0 marks a real token.
-      fill: What masked places hold.
+      fill: What masked positions hold.
 
     Returns:
       A new array of that shape.
@@ -77,7 +77,7 @@ def whiten(x: ArrayLike, mask: ArrayLike, epsilon: float = 1e-8) -> Array:
       epsilon: Keeps the divisor from 0; in the square of the unit of `x`.
 
     Returns:
-      An array of that shape, 0 at masked places, and 0 everywhere where fewer
+      An array of that shape, 0 at masked positions, and 0 everywhere where fewer
       than two tokens are real.
 
     Raises:
@@ -98,7 +98,7 @@ def gae(
     A_{t+1}`. An episode ends with its row: behind the last real token there is
     no value and no advantage.
 
-    Masked places are no steps: `t + 1` is the next real token of the row, however
+    Masked positions are no steps: `t + 1` is the next real token of the row, however
     many masked ones lie between.
 
     Args:
@@ -111,7 +111,7 @@ def gae(
 
     Returns:
       Advantages, not whitened, and returns `A_t + V_t`; both `[B, T]`, 0 at
-      masked places.
+      masked positions.
 
     Raises:
       ValueError: Shapes differ, or are not `[B, T]`.

@@ -1,7 +1,7 @@
 """The forward pass of Gemma 3 on text, in NumPy float64, from the papers.
 
 A layer is (Gemma 2, arXiv 2408.00118, sec. 2: norms before and after each half;
-Gemma 3, arXiv 2503.19786, sec. 2: normalised queries and keys in place of soft caps)
+Gemma 3, arXiv 2503.19786, sec. 2: normalised queries and keys in slot of soft caps)
 
     y = x + post_attention_norm(attention(pre_attention_norm(x)))
     z = y + post_ffw_norm(feed_forward(pre_ffw_norm(y)))
@@ -82,7 +82,7 @@ class Shape:
         if self.head_dim % 2:
             raise ValueError(f"RoPE turns pairs: head_dim {self.head_dim} is odd")
         if self.sliding_window < 1:
-            raise ValueError(f"sliding_window {self.sliding_window} is less than one place")
+            raise ValueError(f"sliding_window {self.sliding_window} is less than one slot")
         if not self.pattern or set(self.pattern) - {"local", "global"}:
             raise ValueError(f"pattern {self.pattern} is not made of 'local' and 'global'")
 
@@ -151,9 +151,9 @@ def attention_mask(mask: np.ndarray, window: int | None = None) -> np.ndarray:
     """Describe which key j each query i sees: real ones, j <= i, and i - j < window.
 
     The window (Beltagy et al. 2020, arXiv 2004.05150, sec. 3.1; Gemma looks back only)
-    counts places of the row. That is the same as counting positions where a row's
+    counts slots of the row. That is the same as counting positions where a row's
     tokens are contiguous, as they are with pads at its ends; a pad between two tokens
-    takes up a place and no position.
+    takes up a slot and no position.
 
     Args:
       mask: bool [B, L]; true at real tokens.
@@ -163,8 +163,8 @@ def attention_mask(mask: np.ndarray, window: int | None = None) -> np.ndarray:
       bool [B, L, L], by query and key; a query that is a pad may see nothing.
     """
     mask = np.asarray(mask, bool)
-    place = np.arange(mask.shape[-1])
-    back = place[:, None] - place[None, :]
+    slot = np.arange(mask.shape[-1])
+    back = slot[:, None] - slot[None, :]
     seen = (back >= 0) if window is None else (back >= 0) & (back < window)
     return seen & mask[:, None, :]
 

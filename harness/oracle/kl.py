@@ -26,7 +26,7 @@ def kl(log_probs: ArrayLike, reference_log_probs: ArrayLike, estimator: str) -> 
       estimator: One of `ESTIMATORS`.
 
     Returns:
-      `[B, T]` in nats. Nothing is masked: each place depends on itself alone.
+      `[B, T]` in nats. Nothing is masked: each position depends on itself alone.
 
     Raises:
       ValueError: No such estimator, or shapes differ.

@@ -28,8 +28,8 @@ class PolicyLoss:
 
     Attributes:
       loss: Mean of `per_token` over real tokens.
-      per_token: `[B, T]`, the negated objective; 0 at masked places.
-      ratio: `[B, T]`, new over old probability; 1 at masked places.
+      per_token: `[B, T]`, the negated objective; 0 at masked positions.
+      ratio: `[B, T]`, new over old probability; 1 at masked positions.
       clip_fraction: Share of real tokens, in 0 to 1, whose clipped objective is
         strictly the smaller one.
       lower_clip_fraction: Share of real tokens, in 0 to 1, whose objective the
@@ -49,7 +49,7 @@ class ValueLoss:
 
     Attributes:
       loss: Mean of `per_token` over real tokens.
-      per_token: `[B, T]`, half the larger squared error; 0 at masked places.
+      per_token: `[B, T]`, half the larger squared error; 0 at masked positions.
       clip_fraction: Share of real tokens, in 0 to 1, whose clipped value has
         strictly the larger error.
       mean_value: Mean of the new values over real tokens.
@@ -138,7 +138,7 @@ def policy_loss_gradient(
       epsilon_c: Above 1, or none.
 
     Returns:
-      `[B, T]`, exactly 0 at masked places.
+      `[B, T]`, exactly 0 at masked positions.
 
     Raises:
       ValueError: As for `policy_loss`.
@@ -207,7 +207,7 @@ def value_loss_gradient(
       clip_range: Not negative.
 
     Returns:
-      `[B, T]`, exactly 0 at masked places.
+      `[B, T]`, exactly 0 at masked positions.
 
     Raises:
       ValueError: As for `value_loss`.
@@ -244,7 +244,7 @@ def entropy_bonus_gradient(logits: ArrayLike, mask: ArrayLike, temperature: floa
       temperature: Positive divisor of the logits.
 
     Returns:
-      `[B, T, V]`, exactly 0 at masked places.
+      `[B, T, V]`, exactly 0 at masked positions.
 
     Raises:
       ValueError: As for `entropy_bonus`.

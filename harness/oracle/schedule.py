@@ -9,7 +9,7 @@ class Use:
     """One problem's part in one gradient. All numbers count from 0.
 
     Attributes:
-      problem: Place in the data; a further pass over the data counts on.
+      problem: Position in the data; a further pass over the data counts on.
       batch: Rollout batch, that is, global step.
       mini_batch: Mini-batch within the pass over the batch.
       micro_batch: Micro-batch within the mini-batch.
@@ -71,13 +71,13 @@ def schedule(
             if sorted(positions) != list(range(batch)):
                 raise ValueError("an epoch must take each sequence of its batch once")
             for taken, position in enumerate(positions):
-                mini, place = divmod(taken, mini_batch)
+                mini, within = divmod(taken, mini_batch)
                 uses.append(
                     Use(
                         problem=global_step * batch + position,
                         batch=global_step,
                         mini_batch=mini,
-                        micro_batch=place // micro_batch,
+                        micro_batch=within // micro_batch,
                         epoch=epoch,
                         optimizer_step=step + mini,
                     )

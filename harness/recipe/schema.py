@@ -249,7 +249,7 @@ class Batching:
     compute_logps_micro_batch_size: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        """Check who divides whom."""
+        """Check that each size divides the one that is cut by it."""
         for small, large in (
             ("mini_batch_size", "rollout_batch_size"),
             ("train_micro_batch_size", "mini_batch_size"),
@@ -291,11 +291,11 @@ class Optimizers:
 
 @frozen
 class Checkpoints:
-    """What is kept of training.
+    """What is saved of training.
 
     Attributes:
       save_interval_steps: Optimizer steps between checkpoints.
-      max_to_keep: Checkpoints kept; older ones are deleted.
+      max_to_keep: Checkpoints that are left; older ones are deleted.
     """
 
     save_interval_steps: PositiveInt = 5
@@ -319,7 +319,7 @@ class Recipe:
       ppo: The algorithm.
       batching: Batch sizes.
       optimizers: Actor's and critic's optimizers.
-      checkpoints: What is kept.
+      checkpoints: What is saved.
       evaluation: How accuracy is measured.
       warm_start: Supervised start of a random model.
       reward: The score.

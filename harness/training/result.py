@@ -116,7 +116,7 @@ def read(folder: run_dir.RunDirectory) -> Result:
     try:
         found = reading.read(path, artifact.Run)
         stages = [folder.stage(name) for name in ("baseline", "trained")]
-        baseline, trained = [evaluation.Evaluation.kept(each or {}) for each in stages]
+        baseline, trained = [evaluation.Evaluation.from_saved(each or {}) for each in stages]
         recipe = folder.identity.recipe
         return Result(
             recipe=recipe,

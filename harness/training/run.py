@@ -235,7 +235,7 @@ def _evaluate(
 ) -> evaluation.Evaluation:
     """Measure the accuracy, or read it where an earlier process did."""
     if (found := this.folder.stage(stage)) is not None:
-        return evaluation.Evaluation.kept(found)
+        return evaluation.Evaluation.from_saved(found)
     asked = this.recipe.data.num_test_batches * this.recipe.batching.rollout_batch_size
     problems = min(dataset.problems["test"], asked)
     with this.phases(stage), this.display.bar(stage, problems) as bar:
@@ -255,7 +255,7 @@ def _evaluate(
             raise reward_trial.stopped(
                 this.folder.out, f"{stage}-{first}", where, error, error.batch
             ) from error
-    this.folder.save_stage(stage, made.keep())
+    this.folder.save_stage(stage, made.to_saved())
     return made
 
 

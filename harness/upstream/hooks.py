@@ -1,4 +1,4 @@
-"""The named places at which other code may stand between Tunix and what it calls.
+"""The named points at which other code may stand between Tunix and what it calls.
 
 Whatever watches, times, lowers or replaces a part of a global step does it through one of these
 hooks, so that the attributes of Tunix that they rest on are named once. A hook that Tunix no
@@ -44,7 +44,7 @@ class Hook:
             return getattr(owner, self.attribute)
         except AttributeError:
             raise AttributeError(
-                f"Tunix has no place for the hook '{self.name}': {type(owner).__name__} lacks "
+                f"Tunix has no point for the hook '{self.name}': {type(owner).__name__} lacks "
                 f"{self.attribute}"
             ) from None
 

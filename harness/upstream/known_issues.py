@@ -58,7 +58,7 @@ def _probed(name: str, probe: Callable[[], bool]) -> bool:
         return probe()
     except Exception as error:  # a Tunix that changed may fail anyhow, and is not known to be right
         raise errors.HarnessError(
-            f"the probe of '{name}' cannot tell whether Tunix {installed_version()} has it "
+            f"the probe of '{name}' does not show whether Tunix {installed_version()} has it "
             f"({type(error).__name__}: {error}): please report this, and install google-tunix "
             f"{' or '.join(SUPPORTED)}"
         ) from error

@@ -26,7 +26,7 @@ def token_rewards(group: Any, recipe: Any, known: Collection[str]) -> np.ndarray
       known: Ids of defects that are taken for granted.
 
     Returns:
-      float64, 0 at places that are not real; a row without tokens has no reward.
+      float64, 0 at positions that are not real; a row without tokens has no reward.
     """
     example = group.example
     mask = example["completion_mask"].astype(bool)

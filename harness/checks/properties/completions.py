@@ -95,7 +95,7 @@ def _observe_completions(context: Context) -> Observed:
 
 def _compare_completions(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     length, pad = observed["length"], observed["pad"]
-    kept = []
+    wanted = []
     for index, written in enumerate(observed["written"]):
         tokens = observed["tokens"][index]
         want = [handed_on(row, observed, known) for row in written]
@@ -108,23 +108,23 @@ def _compare_completions(observed: Observed, known: Collection[str]) -> Iterator
             cut = cut_at_stop(row, observed, known)
             texts.append(observed["decode"](cut[:-1] if _ended(cut, observed, known) else cut))
         yield Comparison(f"texts of generation {index}", observed["texts"][index], texts)
-        kept.append(want)
+        wanted.append(want)
     for index, of in enumerate(observed["of"]):
-        rows = [row for part in kept[of] for row in part]
+        rows = [row for part in wanted[of] for row in part]
         ids = rollout_lib.pad_right(rows, length, pad)
         mask = rollout_lib.completion_mask([len(row) for row in rows], length) & (ids != pad)
         prompts = np.concatenate(observed["prompts"][of])
         yield Comparison(f"completions of group {index}", observed["ids"][index], ids)
         yield Comparison(f"mask of group {index}", observed["masks"][index] != 0, mask)
         yield Comparison(f"prompts of group {index}", observed["prompt_ids"][index], prompts)
-    lengths = [len(row) for rows in kept for row in rows]
+    lengths = [len(row) for rows in wanted for row in rows]
     found = [max(lengths) == length, min(lengths) < length]
     yield Comparison("a full completion, and a short one", found, [True, True])
 
 
 def _observe_stops(context: Context) -> Observed:
     width, ids = context.recipe.rollout.max_prompt_length, stop_and_pad_ids(context)
-    calls = [(each.buffer[:, width:], each.last_place) for each in context.trace.generations]
+    calls = [(each.buffer[:, width:], each.last_position) for each in context.trace.generations]
     length = calls[0][0].shape[1]
     # A call stops early only if its last row does.
     for seed in range(50):
@@ -132,13 +132,13 @@ def _observe_stops(context: Context) -> Observed:
         if max(cuts) < length and seed:
             break
         drawn = sampling.draw(context.components.cluster, prompts_of(context), seed=seed)
-        calls.append((drawn.written, drawn.last_places[0]))
+        calls.append((drawn.written, drawn.last_positions[0]))
     return {
         **ids,
         "width": width,
         "length": length,
         "written": [written for written, _ in calls],
-        "got": [np.array(place) for _, place in calls],
+        "got": [np.array(position) for _, position in calls],
     }
 
 
@@ -150,7 +150,7 @@ def _compare_stops(observed: Observed, known: Collection[str]) -> Iterator[Compa
         want = observed["width"] + longest[-1] - 1
         if "decode-one-too-many" in known:
             want += not all(_ended(cut, observed, known) for cut in cuts)
-        yield Comparison(f"last place of call {index}", got, want)
+        yield Comparison(f"last position of call {index}", got, want)
     found = [max(longest) == observed["length"], min(longest) < observed["length"]]
     yield Comparison("a call to the limit, and one that stops before", found, [True, True])
 
@@ -276,8 +276,8 @@ PROPERTIES = (
                 **seen,
                 "got": [np.array(max(seen["got"])) for _ in seen["got"]],
             },
-            "a token early": wrong.each("got", lambda place: place - 1),
-            "a token late": wrong.each("got", lambda place: place + 1),
+            "a token early": wrong.each("got", lambda position: position - 1),
+            "a token late": wrong.each("got", lambda position: position + 1),
         },
         defects=("decode-one-too-many", "pad-mid-sequence", "pad-not-trained"),
     ),

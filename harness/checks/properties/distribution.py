@@ -41,7 +41,7 @@ class _Case:
       logits: [U, V].
       at: [N] which of the logits each was drawn from.
       tokens: [N] what was drawn.
-      rows: [N] number of the row of each, places of a row in order.
+      rows: [N] number of the row of each, positions of a row in order.
       distribution: Temperature, top-k and top-p.
     """
 
@@ -71,21 +71,23 @@ def case_of(
     sequences = known[:, :width], np.concatenate([known[:, width:], last], axis=1)
     logits = context.replay.logits(context.replay.policy(weights), *sequences)
     length = written.shape[1]
-    places = at.reshape(-1, 1) * length + np.arange(length)
+    positions = at.reshape(-1, 1) * length + np.arange(length)
     rows = np.repeat(np.arange(len(written))[:, None], length, axis=1)
-    kept = rollout_lib.completion_mask([len(cut_at_stop(row, ids, ())) for row in written], length)
+    real_tokens = rollout_lib.completion_mask(
+        [len(cut_at_stop(row, ids, ())) for row in written], length
+    )
     return _Case(
         what=what,
         logits=logits.reshape(-1, logits.shape[-1]),
-        at=places[kept],
-        tokens=written[kept],
-        rows=rows[kept],
+        at=positions[real_tokens],
+        tokens=written[real_tokens],
+        rows=rows[real_tokens],
         distribution=(distribution[0], distribution[1], distribution[2]),
     )
 
 
 def _chances(case: _Case, known: Collection[str]) -> np.ndarray:
-    """Return the distribution [L, V] of each place, as known defects leave it."""
+    """Return the distribution [L, V] of each position, as known defects leave it."""
     temperature, top_k, top_p = case.distribution
     chances = oracle_sampling.distribution(case.logits, temperature, top_k, top_p)
     if "nucleus-beside-top-k" not in known:
@@ -326,7 +328,7 @@ PROPERTIES = (
         observe=_observe_greedy,
         compare=_compare_greedy,
         wrong={
-            "of the place before": wrong.value("logits", lambda x: np.roll(x, 1, axis=1)),
+            "of the position before": wrong.value("logits", lambda x: np.roll(x, 1, axis=1)),
             "of another row": wrong.value("logits", wrong.next_row),
             "a token too many": lambda seen: {
                 **seen,

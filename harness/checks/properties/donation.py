@@ -52,12 +52,12 @@ def _observe(context: Context) -> Observed:
 
 
 def _compare(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
-    kept = "model-not-donated" in known
+    not_donated = "model-not-donated" in known
     for name, each in observed["programs"].items():
         yield Comparison(
             f"results of {name} that are written over no argument",
             each.results - each.donated,
-            each.figures + (each.weights if kept else 0),
+            each.figures + (each.weights if not_donated else 0),
         )
     weights = observed["programs"]["actor_step"].weights
     yield Comparison(

@@ -55,7 +55,7 @@ def _steps(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _holes() -> np.ndarray:
-    """Rows of every length, one of them with masked places between real ones."""
+    """Rows of every length, one of them with masked positions between real ones."""
     mask = mask_of_lengths()
     mask[2] = [True, False, True, False, False, True]
     return mask
@@ -138,7 +138,7 @@ def _observe_gae_masked(context: Context) -> Observed:
 def _compare_gae_masked(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     for clean, case in zip(observed["clean"], observed["cases"], strict=True):
         mask = clean.mask != 0
-        # NaN at a masked place reaches what comes before it in its row, and by the mean
+        # NaN at a masked position reaches what comes before it in its row, and by the mean
         # of the whitening every advantage; whether it does is the compiler's choice.
         before = np.cumsum(~mask[:, ::-1], axis=1)[:, ::-1] > 0
         leaks = "masked-nan-leaks" in known and case.name.startswith("NaN")
@@ -196,7 +196,7 @@ def _per_row(case: Estimate) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _through_padding(case: Estimate) -> tuple[np.ndarray, np.ndarray]:
-    """Every place a step, as if nothing were masked."""
+    """Every position a step, as if nothing were masked."""
     everything = np.ones_like(case.mask)
     raw, returns = advantage_lib.gae(
         case.rewards, case.values, everything, case.gamma, case.gae_lambda
@@ -231,7 +231,7 @@ PROPERTIES = (
             "not whitened": _wrong_estimates(_not_whitened),
             "biased variance": _wrong_estimates(_biased),
             "whitened by row": _wrong_estimates(_per_row),
-            "steps through masked places": _wrong_estimates(_through_padding),
+            "steps through masked positions": _wrong_estimates(_through_padding),
             "returns of whitened advantages": _wrong_estimates(_whitened_returns),
         },
     ),
@@ -239,14 +239,14 @@ PROPERTIES = (
         id="gae-masked",
         area="masks",
         statement=(
-            "Large numbers and NaN at masked places of rewards and values leave advantages and "
+            "Large numbers and NaN at masked positions of rewards and values leave advantages and "
             "returns equal bit for bit."
         ),
         tolerance=EXACT,
         observe=_observe_gae_masked,
         compare=_compare_gae_masked,
         wrong={
-            "steps through masked places": _wrong_estimates(_through_padding),
+            "steps through masked positions": _wrong_estimates(_through_padding),
             "NaN everywhere": _wrong_estimates(_nowhere),
         },
         defects=("masked-nan-leaks",),

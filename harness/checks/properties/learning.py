@@ -98,7 +98,7 @@ class Curve:
 
 
 def _share(wished: Collection[str]) -> Score:
-    """Return the share of a full completion's places that hold a wished letter."""
+    """Return the share of a full completion's positions that hold a wished letter."""
 
     def score(texts: Sequence[str]) -> np.ndarray:
         return np.array([sum(each in wished for each in text) / _NEW_TOKENS for text in texts])
@@ -290,7 +290,7 @@ PROPERTIES = (
         area="learning",
         statement=(
             "Rewarded by the share of one letter, in fractions below 1, a policy of random weights "
-            f"writes it at 9 places of 10 after {_BATCHES} batches, with 4 of 5 seeds."
+            f"writes it at 9 positions of 10 after {_BATCHES} batches, with 4 of 5 seeds."
         ),
         tolerance=EXACT,
         observe=_observe_learns,

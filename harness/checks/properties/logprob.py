@@ -1,4 +1,4 @@
-"""Log-probabilities and values: of the right token, under the right policy, at the right place."""
+"""Log-probs and values: of the right token, under the right policy, at the right position."""
 
 from collections.abc import Collection, Iterator
 
@@ -245,15 +245,15 @@ def _compare_estimators(observed: Observed, known: Collection[str]) -> Iterator[
 def _observe_causality(context: Context) -> Observed:
     prompts, completions = _sequences(context)
     cluster = context.components.cluster
-    place = 3
+    position = 3
     changed = completions.copy()
-    changed[:, place] = changed[:, place] % 400 + 11
+    changed[:, position] = changed[:, position] % 400 + 11
     pairs = [
         [np.asarray(function(cluster, prompts, ids)) for ids in (completions, changed)]
         for function in (upstream.log_probs, upstream.values)
     ]
     return {
-        "place": place,
+        "position": position,
         # A log-prob of token t may change from t on, a value of the state before
         # it from t + 1 on.
         "got": [(before != after).any(axis=0) for before, after in pairs],
@@ -262,12 +262,14 @@ def _observe_causality(context: Context) -> Observed:
 
 def _compare_causality(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     del known
-    place = observed["place"]
+    position = observed["position"]
     for name, got, first in zip(
-        ("log-probs", "values"), observed["got"], (place, place + 1), strict=True
+        ("log-probs", "values"), observed["got"], (position, position + 1), strict=True
     ):
         want = np.arange(len(got)) >= first
-        yield Comparison(f"places whose {name} change with token {place}", np.array(got), want)
+        yield Comparison(
+            f"positions whose {name} change with token {position}", np.array(got), want
+        )
 
 
 def _observe_values_calls(context: Context) -> Observed:
@@ -367,7 +369,9 @@ PROPERTIES = (
     Property(
         id="rows-are-alone",
         area="log-probs",
-        statement="Log-probs and values of a row depend on neither its place nor its neighbours.",
+        statement=(
+            "Log-probs and values of a row depend neither on where it stands nor on its neighbours."
+        ),
         tolerance=Tolerance(1e-5, 1e-5, "one program, other rows: sums in another order at most"),
         observe=_observe_neighbours,
         compare=_compare_neighbours,

@@ -83,8 +83,8 @@ class Case:
         return self.example["completion_mask"]
 
     @property
-    def places(self) -> np.ndarray:
-        """The outputs' places on which a real token depends, [B, P + T] bool."""
+    def positions(self) -> np.ndarray:
+        """The outputs' positions on which a real token depends, [B, P + T] bool."""
         found = np.zeros(self.outputs.shape[:2], bool)
         found[:, PROMPT - 1 : -1] = self.mask
         return found
@@ -103,7 +103,7 @@ def policy_inputs_of(temperature: float, mask: np.ndarray) -> tuple[np.ndarray, 
     drawn = rng.integers(2, _VOCABULARY, shape)
     ids = np.where(mask, drawn, 0)
     log_probs = logprob.token_log_probs(logits[:, PROMPT - 1 : -1], ids, temperature)
-    # Each ratio is met with advantages of both signs, at places that are real.
+    # Each ratio is met with advantages of both signs, at positions that are real.
     order = np.cumsum(mask).reshape(shape)
     ratios = np.array(_RATIOS)[order % len(_RATIOS)]
     signs = np.where(order // len(_RATIOS) % 2, -1, 1)
@@ -201,7 +201,7 @@ def _compare_figures(case: Case, want: Figures) -> Iterator[Comparison]:
     for name, figure in want.aux.items():
         yield Comparison(f"{case.name}: {name}", got.aux.get(name, np.nan), figure)
     yield Comparison(f"{case.name}: gradient", got.gradient, want.gradient)
-    elsewhere = ~case.places
+    elsewhere = ~case.positions
     if elsewhere.any():
         none = (got.gradient[elsewhere] == 0).all(axis=-1)
         yield Comparison(f"{case.name}: no gradient elsewhere", none, np.ones(none.shape, bool))
@@ -394,7 +394,7 @@ PROPERTIES = (
         statement=(
             "The policy's loss is the clipped surrogate with both bounds and the second clip, "
             "less the entropy bonus, as a mean over real tokens; its gradient is the closed form, "
-            "and 0 on prompts and masked places."
+            "and 0 on prompts and masked positions."
         ),
         tolerance=_FORMULA,
         observe=_observe_policy,
@@ -407,9 +407,9 @@ PROPERTIES = (
             "no entropy in the loss": _wrong_policy(entropy=0.0),
             "entropy punished": _wrong_policy(entropy=-0.01),
             "advantages negated": _wrong_example("advantages", np.negative),
-            "advantages a place late": _wrong_example("advantages", lambda x: np.roll(x, 1, 1)),
-            "mean over all places": wrong_figures(figures_over_all_positions),
-            "gradient a place late": wrong_figures(_shifted),
+            "advantages a position late": _wrong_example("advantages", lambda x: np.roll(x, 1, 1)),
+            "mean over all positions": wrong_figures(figures_over_all_positions),
+            "gradient a position late": wrong_figures(_shifted),
             "gradient on prompts": wrong_figures(leaking_figures),
         },
         defects=("log-prob-temperature",),
@@ -440,16 +440,16 @@ PROPERTIES = (
         statement=(
             "The critic's loss is half the mean of the larger of the plain and the clipped "
             "squared error of the value before each real token; its gradient is the closed form, "
-            "and 0 on prompts and masked places."
+            "and 0 on prompts and masked positions."
         ),
         tolerance=_FORMULA,
         observe=_observe_value,
         compare=_compare_value,
         wrong={
             "no clip": _wrong_clip,
-            "old values a place late": _wrong_example("old_values", lambda x: np.roll(x, 1, 1)),
+            "old values a position late": _wrong_example("old_values", lambda x: np.roll(x, 1, 1)),
             "returns of another row": _wrong_example("returns", lambda x: np.roll(x, 1, 0)),
-            "over all places": wrong_figures(figures_over_all_positions),
+            "over all positions": wrong_figures(figures_over_all_positions),
             "not halved": wrong_figures(
                 lambda x: dataclasses.replace(x, loss=2 * x.loss, gradient=2 * x.gradient)
             ),
@@ -470,7 +470,7 @@ PROPERTIES = (
         wrong={
             "NaN": wrong_figures(nan_figures),
             "an empty mean of 1": wrong_figures(summed_figures),
-            "mean over all places": wrong_figures(figures_over_all_positions),
+            "mean over all positions": wrong_figures(figures_over_all_positions),
             "a critic's NaN": lambda seen: {
                 **seen,
                 "value": wrong_figures(nan_figures)(seen["value"]),

@@ -25,7 +25,7 @@ from harness.checks.property import EXACT, Comparison, Observed, Property
 
 
 def _spoilt(example: Mapping[str, Any], names: tuple[str, ...], fills: Any) -> dict[str, Any]:
-    """Put other things at the masked places of some fields."""
+    """Put other things at the masked positions of some fields."""
     masked = ~example["completion_mask"]
     changed = dict(example)
     for index, name in enumerate(names):
@@ -55,7 +55,7 @@ def _masked_cases(context: Context, spoils: Mapping[str, tuple[tuple[str, ...], 
 
 
 def _compare_spoilt(
-    clean: Case, case: Case, nan_places: np.ndarray, nan_figures: bool = False
+    clean: Case, case: Case, nan_positions: np.ndarray, nan_figures: bool = False
 ) -> Iterator[Comparison]:
     """Ask for equal bits, but for NaN where a known defect may give it.
 
@@ -70,7 +70,7 @@ def _compare_spoilt(
     yield Comparison(f"{case.name}: loss", known(got.loss, want.loss), want.loss)
     for name, right in want.aux.items():
         yield Comparison(f"{case.name}: {name}", known(got.aux[name], right), right)
-    excused = nan_places[..., None] & np.isnan(got.gradient)
+    excused = nan_positions[..., None] & np.isnan(got.gradient)
     gradient = np.where(excused, want.gradient, got.gradient)
     yield Comparison(f"{case.name}: gradient", gradient, want.gradient)
 
@@ -90,12 +90,12 @@ def _observe_masked_garbage(context: Context) -> Observed:
 
 def _compare_masked_garbage(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     for clean, case in zip(observed["clean"], observed["cases"], strict=True):
-        nan_places = np.zeros(case.outputs.shape[:2], bool)
+        nan_positions = np.zeros(case.outputs.shape[:2], bool)
         old = case.example.get("old_per_token_logps")
         if "masked-gradient-nan" in known and old is not None:
             # There exp(new - old) is infinite, and its slope times 0 is NaN.
-            nan_places[:, PROMPT - 1 : -1] = old == -GARBAGE
-        yield from _compare_spoilt(clean, case, nan_places)
+            nan_positions[:, PROMPT - 1 : -1] = old == -GARBAGE
+        yield from _compare_spoilt(clean, case, nan_positions)
 
 
 def _observe_masked_nan(context: Context) -> Observed:
@@ -113,9 +113,9 @@ def _compare_masked_nan(observed: Observed, known: Collection[str]) -> Iterator[
     for clean, case in zip(observed["clean"], observed["cases"], strict=True):
         # The reference is no part of the loss, so nothing can leak from there.
         leaks = "masked-nan-leaks" in known and case.name != "ref_per_token_logps"
-        nan_places = np.zeros(case.outputs.shape[:2], bool)
-        nan_places[:, PROMPT - 1 : -1] = leaks & ~case.mask
-        yield from _compare_spoilt(clean, case, nan_places, leaks)
+        nan_positions = np.zeros(case.outputs.shape[:2], bool)
+        nan_positions[:, PROMPT - 1 : -1] = leaks & ~case.mask
+        yield from _compare_spoilt(clean, case, nan_positions, leaks)
 
 
 PROPERTIES = (
@@ -123,15 +123,15 @@ PROPERTIES = (
         id="masked-garbage-does-not-count",
         area="masks",
         statement=(
-            "Numbers as large as 1e6, of either sign, at masked places leave both losses, what "
+            "Numbers as large as 1e6, of either sign, at masked positions leave both losses, what "
             "is reported beside them, and their gradients equal bit for bit."
         ),
         tolerance=EXACT,
         observe=_observe_masked_garbage,
         compare=_compare_masked_garbage,
         wrong={
-            "loss over all places": wrong_figures(figures_over_all_positions),
-            "gradient at masked places": wrong_figures(leaking_figures),
+            "loss over all positions": wrong_figures(figures_over_all_positions),
+            "gradient at masked positions": wrong_figures(leaking_figures),
             "NaN everywhere": wrong_figures(nan_figures),
         },
         defects=("masked-gradient-nan",),
@@ -139,13 +139,13 @@ PROPERTIES = (
     Property(
         id="masked-nan-does-not-count",
         area="masks",
-        statement="NaN at masked places leaves both losses and their gradients as they are.",
+        statement="NaN at masked positions leaves both losses and their gradients as they are.",
         tolerance=EXACT,
         observe=_observe_masked_nan,
         compare=_compare_masked_nan,
         wrong={
             "another loss": wrong_figures(summed_figures),
-            "gradient at masked places": wrong_figures(leaking_figures),
+            "gradient at masked positions": wrong_figures(leaking_figures),
             "NaN everywhere": wrong_figures(nan_figures),
         },
         defects=("masked-nan-leaks",),

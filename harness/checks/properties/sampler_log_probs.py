@@ -23,7 +23,7 @@ def _observe_pad(context: Context) -> Observed:
     plain = context.replay.policy(sampling.weights(cluster))
     prompts = prompts_of(context)
     first = sampling.draw(cluster, prompts, seed=0)
-    # The pad becomes as likely as what is likely in many places.
+    # The pad becomes as likely as what is likely in many positions.
     logits = context.replay.logits(plain, first.prompt_ids, first.written)
     rivals = np.argsort(-logits.mean(axis=(0, 1)))[:4].tolist()
     seen: dict[str, list[Any]] = {
@@ -57,7 +57,7 @@ def _compare_pad(observed: Observed, known: Collection[str]) -> Iterator[Compari
     replay = observed["replay"]
     parts = zip(*(observed[x] for x in ("prompts", "ids", "lengths", "trainer")), strict=True)
     for index, (prompts, ids, lengths, trainer) in enumerate(parts):
-        kept = rollout_lib.completion_mask(lengths, ids.shape[1])
+        real_tokens = rollout_lib.completion_mask(lengths, ids.shape[1])
         want = observed["sampler"][index]
         if "sampler-log-probs-missing" in known:
             yield Comparison(f"sampler's log-probs in call {index}", want.size, 0)
@@ -65,11 +65,13 @@ def _compare_pad(observed: Observed, known: Collection[str]) -> Iterator[Compari
             # With the first defect, the oracle too takes a drawn pad for padding.
             shifted = "pad-mid-sequence" in known
             real = np.concatenate(
-                [prompts != replay.pad, ids != replay.pad if shifted else kept], axis=1
+                [prompts != replay.pad, ids != replay.pad if shifted else real_tokens], axis=1
             )
             temperature = 1.0 if "log-prob-temperature" in known else None
-            want = replay.log_probs(observed["policy"], prompts, ids, temperature, real)[kept]
-        yield Comparison(f"trainer's log-probs of call {index}", trainer[kept], want)
+            want = replay.log_probs(observed["policy"], prompts, ids, temperature, real)[
+                real_tokens
+            ]
+        yield Comparison(f"trainer's log-probs of call {index}", trainer[real_tokens], want)
     yield Comparison("the pad was drawn in the middle", observed["padded"] >= 4, True)
 
 

@@ -119,16 +119,16 @@ def dry_run_of(context: Context, case: Case) -> dry_run.DryRun:
 
 
 def _rows(micro_batches: Sequence[tuple[int, Sequence[int]]]) -> np.ndarray:
-    """Return each row's optimizer step, micro-batch, place and problem, [N, 4].
+    """Return each row's optimizer step, micro-batch, position and problem, [N, 4].
 
     Micro-batches are named by their first problem and sorted within a step: they
     accumulate into one step, whatever their order.
     """
     return np.array(
         sorted(
-            (step, problems[0], place, problem)
+            (step, problems[0], position, problem)
             for step, problems in micro_batches
-            for place, problem in enumerate(problems)
+            for position, problem in enumerate(problems)
         )
     )
 
@@ -158,7 +158,7 @@ def _compare_rows(
 ) -> Iterator[Comparison]:
     want = _wanted_rows(uses)
     if OFF in known:
-        yield Comparison(f"{what} (step, micro-batch, place, problem)", got, want)
+        yield Comparison(f"{what} (step, micro-batch, position, problem)", got, want)
         return
     yield Comparison(f"optimizer steps of {what}", got[:, 0], want[:, 0])
     yield Comparison(f"problems of each pass in {what}", _by_pass(got, case), _by_pass(want, case))

@@ -158,9 +158,9 @@ class EngineCluster(rl_cluster.RLCluster):
             return
         needed = 0
         for trainer in trainers:
-            kept = nnx.LoRAParam if trainer._lora_enabled else nnx.Param
+            trained = nnx.LoRAParam if trainer._lora_enabled else nnx.Param
             moments = nnx.state(trainer.optimizer, nnx.optimizer.OptState)
-            leaves = jax.tree.leaves((nnx.state(trainer.model, kept), moments))
+            leaves = jax.tree.leaves((nnx.state(trainer.model, trained), moments))
             needed += sum(leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes"))
         free = shutil.disk_usage(root).free
         if free < needed:

@@ -168,7 +168,7 @@ class EngineLearner(ppo_learner.PPOLearner):
             try:
                 self._report("rollout")
             except BaseException:
-                kwargs["data_queue"].put(None)  # or who waits for data waits for ever
+                kwargs["data_queue"].put(None)  # or the trainers wait for data for ever
                 raise
         # Validation is prepared on another thread, and both take from one seed.
         with self._preparing:

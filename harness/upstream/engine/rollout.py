@@ -122,21 +122,21 @@ class _Copy:
     def __init__(self, policy: nnx.Module, dtype: recipe_lib.Dtype):
         self._dtype = dtype
         self.graph: Any = nnx.graphdef(models.stored_in(models.shapes_of(policy), dtype))
-        # By place in the policy's state: the array that was cast, and what it was cast to. An
+        # By index in the policy's state: the array that was cast, and what it was cast to. An
         # array that training has replaced is not held on to.
         self._cast: dict[int, tuple[Callable[[], Any], Any]] = {}
 
     def state(self, policy: Sequence[nnx.Variable]) -> list[nnx.Variable]:
         """Return the copy of a policy's variables, as they stand."""
-        return [self._variable(place, each) for place, each in enumerate(policy)]
+        return [self._variable(index, each) for index, each in enumerate(policy)]
 
-    def _variable(self, place: int, variable: nnx.Variable) -> nnx.Variable:
+    def _variable(self, index: int, variable: nnx.Variable) -> nnx.Variable:
         value = variable.get_raw_value()
-        source, copy = self._cast.get(place, (lambda: None, None))
+        source, copy = self._cast.get(index, (lambda: None, None))
         if source() is not value:
             copy = models.cast(value, self._dtype)
             if copy is not value:
-                self._cast[place] = _reference(value), copy
+                self._cast[index] = _reference(value), copy
         return variable.replace(copy)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 def watch(logger: Any) -> list[OSError]:
     """Keep the threads that write a logger's figures alive when a write fails.
 
-    They would die of it, and who logs would wait for ever once their queue is full.
+    They would die of it, and logging would wait for ever once their queue is full.
 
     Args:
       logger: Of a cluster; it is watched once, however often this is asked.

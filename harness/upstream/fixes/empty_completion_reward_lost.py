@@ -2,7 +2,7 @@
 
 Expected: a policy that stops at its first token, for a reward of 7, has a token with
 return 7.
-Got: a row without valid tokens and returns of 0. The reward is put on a masked place.
+Got: a row without valid tokens and returns of 0. The reward is put on a masked position.
 """
 
 import jax.numpy as jnp

@@ -12,7 +12,7 @@ class KnownIssue:
       id: Short name, used in results; the file's name with dashes.
       title: What is wrong, in a line.
       where: File and line in the last of `releases`.
-      effect: What it does to learning, or to whom runs it.
+      effect: What it does to learning, or to a run.
       fix: How it is corrected here, if it is.
       probe: Run Tunix's own code and return whether the issue is there; a fix is applied only
         then. None where nothing cheap tells.

@@ -1,6 +1,6 @@
 """A masked token makes the policy's gradient NaN while the loss stays finite.
 
-Expected: an old log-prob of -1e6 at a masked place changes neither loss nor gradient.
+Expected: an old log-prob of -1e6 at a masked position changes neither loss nor gradient.
 Got: a finite loss and a NaN gradient. The ratio overflows to infinity before the
 mask is applied; in the backward pass 0 times infinity is NaN.
 """
@@ -25,10 +25,10 @@ def probe() -> bool:
 
 ISSUE = KnownIssue(
     id="masked-gradient-nan",
-    title="A log-prob at a masked place can make the gradient NaN.",
+    title="A log-prob at a masked position can make the gradient NaN.",
     where="tunix/rl/algo_core.py:214",
     effect="The ratio overflows there; the loss is finite and the next weights are NaN.",
-    fix="Masked places are set to 0 before the loss.",
+    fix="Masked positions are set to 0 before the loss.",
     probe=probe,
     shown_by=("masked-garbage-does-not-count",),
     fixed_with="masked-nan-leaks",

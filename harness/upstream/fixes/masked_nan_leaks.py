@@ -1,6 +1,6 @@
-"""NaN at a masked place reaches the advantages and the loss.
+"""NaN at a masked position reaches the advantages and the loss.
 
-Expected: masked places have no effect.
+Expected: masked positions have no effect.
 Got: NaN. Masks are applied by multiplication, and 0 times NaN is NaN.
 """
 
@@ -27,10 +27,10 @@ def probe() -> bool:
 
 ISSUE = KnownIssue(
     id="masked-nan-leaks",
-    title="NaN at a masked place leaks into advantages and losses.",
+    title="NaN at a masked position leaks into advantages and losses.",
     where="tunix/rl/algo_core.py:137",
     effect="A product with a mask of 0 is NaN: one bad pad spoils the batch.",
-    fix="Masked places are set to 0 before the estimator and the losses.",
+    fix="Masked positions are set to 0 before the estimator and the losses.",
     probe=probe,
     shown_by=("masked-nan-does-not-count", "gae-masked"),
 )
@@ -46,7 +46,7 @@ def reproduce() -> bool:
         gae_lambda=1.0,
     )
     loss, _ = policy_loss(Table(jnp.zeros((8, 8))), padded_example(jnp.nan))
-    print("expected: finite advantages at the valid places and a finite loss")
+    print("expected: finite advantages at the valid positions and a finite loss")
     print(f"got: advantages {advantages[0, :2].tolist()}, loss {float(loss)}")
     return bool(np.isnan(advantages[0, :2]).any() and np.isnan(loss))
 

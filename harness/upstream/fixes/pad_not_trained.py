@@ -3,7 +3,7 @@
 Expected: of a completion of four tokens, the second of them the pad, all four are
 trained on, and the reward of 7 is on the last.
 Got: three, since the mask leaves out every pad id; the reward is on the third token,
-whose place is found by counting those that the mask keeps.
+whose position is found by counting those that the mask keeps.
 """
 
 import jax.numpy as jnp

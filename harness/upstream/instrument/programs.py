@@ -66,7 +66,7 @@ class _Ids:
 
     def end_ids(self, pieces: Sequence[str]) -> tuple[int, ...]:
         # A piece that is not known here is as good as any other token.
-        return tuple(_IDS.get(piece, 4 + place) for place, piece in enumerate(pieces))
+        return tuple(_IDS.get(piece, 4 + index) for index, piece in enumerate(pieces))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +262,7 @@ def resident(learner: learner_lib.Learner) -> list[Resident]:
         groups["rollout copy"] = copied
     anchor = getattr(cluster, "_anchor_policy_state", None)  # from 0.1.7 on
     if anchor is not None:
-        groups["actor weights kept on the host"] = anchor
+        groups["actor weights on the host"] = anchor
     return [_resident(name, jax.tree.leaves(tree)) for name, tree in groups.items()]
 
 

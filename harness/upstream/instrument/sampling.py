@@ -21,7 +21,7 @@ class Draws:
       prompt_ids: [b, P] padded on the left.
       written: [b, T] every token that was written after the prompts, and the
         pad where none was.
-      last_places: Place, prompts counted, of the last token that was written,
+      last_positions: Place, prompts counted, of the last token that was written,
         of each micro-batch.
       tokens: [b] completions as handed on.
       log_probs: [b] the sampler's, of the tokens handed on; or none.
@@ -29,7 +29,7 @@ class Draws:
 
     prompt_ids: np.ndarray
     written: np.ndarray
-    last_places: list[int]
+    last_positions: list[int]
     tokens: list[np.ndarray]
     log_probs: list[np.ndarray] | None
 
@@ -66,7 +66,7 @@ def draw(
     return Draws(
         prompt_ids=ids,
         written=np.concatenate([buffer for buffer, _ in seen])[:, ids.shape[1] :],
-        last_places=[place for _, place in seen],
+        last_positions=[position for _, position in seen],
         tokens=[np.array(row) for row in output.tokens],
         log_probs=None if output.logprobs is None else [np.array(row) for row in output.logprobs],
     )

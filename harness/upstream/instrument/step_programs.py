@@ -34,9 +34,9 @@ class Program:
     Attributes:
       name: One of `NAMES`.
       lowered: The program before XLA has compiled it.
-      kept: Leaves of its arguments; donated arrays as copies on the host, weights of the models
+      leaves: Leaves of its arguments; donated arrays as copies on the host, weights of the models
         as their variables, since a train step deletes the arrays.
-      places: Sharding of each donated leaf, none for the others.
+      shardings: Sharding of each donated leaf, none for the others.
       compiled: The program as XLA compiled it.
       compile_seconds: Seconds in XLA.
       compile_count: Programs that XLA, or its persistent cache, was asked for.
@@ -44,8 +44,8 @@ class Program:
 
     name: str
     lowered: Any
-    kept: tuple[Any, ...]
-    places: tuple[Any, ...]
+    leaves: tuple[Any, ...]
+    shardings: tuple[Any, ...]
     compiled: Any
     compile_seconds: float
     compile_count: int
@@ -53,8 +53,8 @@ class Program:
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Make arguments, donated ones anew, and waits until they are on the device."""
         leaves = [
-            _current(leaf) if place is None else jax.device_put(leaf, place)
-            for leaf, place in zip(self.kept, self.places, strict=True)
+            _current(leaf) if sharding is None else jax.device_put(leaf, sharding)
+            for leaf, sharding in zip(self.leaves, self.shardings, strict=True)
         ]
         jax.block_until_ready([leaf for leaf in leaves if isinstance(leaf, jax.Array)])
         return jax.tree.unflatten(self.lowered.in_tree, leaves)
@@ -85,8 +85,8 @@ class _Recorder:
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         if self._name not in self._found and not traced:
             noted = _note(self._name, self._function, args, kwargs)
-            kept = tuple(self._variables.get(id(leaf), leaf) for leaf in noted.kept)
-            self._found[self._name] = dataclasses.replace(noted, kept=kept)
+            leaves = tuple(self._variables.get(id(leaf), leaf) for leaf in noted.leaves)
+            self._found[self._name] = dataclasses.replace(noted, leaves=leaves)
         return self._function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -104,9 +104,9 @@ def _note(name: str, function: Any, args: Any, kwargs: Any) -> Program:
     return Program(
         name=name,
         lowered=lowered,
-        kept=tuple(np.array(leaf) if donated else leaf for leaf, donated in arguments),
+        leaves=tuple(np.array(leaf) if donated else leaf for leaf, donated in arguments),
         # A donated number becomes an array at each call anyway.
-        places=tuple(
+        shardings=tuple(
             getattr(leaf, "sharding", None) if donated else None for leaf, donated in arguments
         ),
         compiled=compiled,

@@ -27,7 +27,7 @@ class Generation:
       actor: Weights that generated, by path.
       prompt_ids: [b, P] padded on the left.
       buffer: [b, P + T] every token that was written, prompt first.
-      last_place: Place of the last token that was written.
+      last_position: Place of the last token that was written.
       tokens: [b] completions as handed on.
       texts: [b] their texts.
       log_probs: [b] log-probs that the sampler gave, or none.
@@ -38,7 +38,7 @@ class Generation:
     actor: Arrays
     prompt_ids: np.ndarray
     buffer: np.ndarray
-    last_place: int
+    last_position: int
     tokens: list[np.ndarray]
     texts: list[str]
     log_probs: list[np.ndarray] | None
@@ -229,7 +229,7 @@ def _record_generations(learner: Any, trace: Trace) -> None:
     def decoding(decode: Any) -> Any:
         def decoded(params: Any, state: Any) -> Any:
             done = decode(params, state)
-            last.update(buffer=np.array(done.token_buffer), place=int(done.decoding_step))
+            last.update(buffer=np.array(done.token_buffer), position=int(done.decoding_step))
             return done
 
         return decoded
@@ -259,7 +259,7 @@ def _generation(
         actor=actor,
         prompt_ids=np.array(output.left_padded_prompt_tokens),
         buffer=last["buffer"],
-        last_place=last["place"],
+        last_position=last["position"],
         tokens=[np.array(row) for row in output.tokens],
         texts=list(output.text),
         log_probs=None if logged is None else [np.array(row) for row in logged],
