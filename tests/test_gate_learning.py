@@ -31,6 +31,7 @@ def run_json(seed, accuracy, reward=0.5, **recipe):
             {"step": 2, "reward_mean": reward + 0.1},
         ],
         "phases": [],
+        "checkpoint_step": 2,
     }
 
 

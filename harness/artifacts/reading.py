@@ -61,8 +61,8 @@ def read(path: pathlib.Path, model: type[_Model]) -> _Model:
       HarnessError: It cannot be read, is not JSON, is of another kind or version, or lacks a
         part.
     """
-    (kind,) = (each for each, known in KINDS.items() if known is model)
-    return cast(_Model, read_any(path, [kind])[1])
+    kinds: list[Kind] = [each for each, known in KINDS.items() if known is model]
+    return cast(_Model, read_any(path, kinds)[1])
 
 
 def read_any(path: pathlib.Path, kinds: Collection[Kind]) -> tuple[Kind, Any]:
@@ -144,7 +144,7 @@ def recognise(
 
 
 def _by_schema(path: pathlib.Path, schema: Any, kinds: Collection[Kind]) -> tuple[Kind | None, str]:
-    known = {name: kind for name, kind in _SCHEMAS.items() if kind in kinds}
+    known: dict[str, Kind] = {name: kind for name, kind in _SCHEMAS.items() if kind in kinds}
     if not isinstance(schema, str) or not schema.startswith(_OURS):
         return None, f"unknown schema {schema!r}"
     if schema in known:

@@ -83,7 +83,7 @@ class Run(Part):
     trained: Evaluation
     steps: list[Step]
     phases: list[Phase]
-    checkpoint_step: Count | None = None
+    checkpoint_step: Count
     resumed_at: Count | None = None
     model: dict[str, Any] | None = None
     warnings: list[Message] = []

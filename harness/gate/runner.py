@@ -109,7 +109,7 @@ def against(
             if core is not None:
                 report = _time_tier(report, baseline, candidate, plan, core, caches, progress)
         except ArmFailedError as error:
-            missing = [tier for tier in tiers if not report.of(tier)]
+            missing: list[Tier] = [tier for tier in tiers if not report.of(tier)]
             found = _not_comparable(missing, "arm that does not run", str(error))
             return report.with_findings(found)
     return report

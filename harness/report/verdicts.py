@@ -15,7 +15,7 @@ from harness.artifacts.run import Run
 from harness.report import forms
 from harness.report.conformance import counted
 from harness.report.gating import LOOKS, TIER_BASIS
-from harness.report.page import Answer, Gravity, Note, Part, Section, Table, in_order
+from harness.report.page import Answer, Basis, Gravity, Note, Part, Section, Table, in_order
 from harness.report.reading import Sources
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "qwix", "optax", "orbax-checkpoint", "numpy")
@@ -57,7 +57,7 @@ def _answer(tree: Artifact) -> Answer:
         case Gate():
             tiers = ", ".join(f"{tier} {verdict}" for tier, verdict in tree.tiers.items())
             text = f"{tree.candidate} against {tree.baseline}: {tiers or 'no tier'}."
-            found = {TIER_BASIS.get(each.tier, "measured") for each in tree.findings}
+            found: set[Basis] = {TIER_BASIS.get(each.tier, "measured") for each in tree.findings}
             return Answer(LOOKS[tree.verdict].gravity, tree.verdict, text, in_order(found))
 
 

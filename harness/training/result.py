@@ -126,7 +126,7 @@ def read(folder: run_dir.RunDirectory) -> Result:
             fixes=tuple(found.upstream.fixes),
             problems=found.data.problems,
             long_prompts=found.data.long_prompts,
-            warm_start=found.warm_start and warm_start_lib.WarmStart(**found.warm_start),
+            warm_start=warm_start_lib.WarmStart(**found.warm_start) if found.warm_start else None,
             baseline=baseline,
             trained=trained,
             steps=[each.to_json() for each in found.steps],
