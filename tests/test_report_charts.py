@@ -92,6 +92,14 @@ def test_limits_are_named_on_both_axes():
     assert {"HBM", "fits 3"} <= set(words(lines([(1.0, 1.0), (4.0, 12.0)], rules=rules)))
 
 
+def test_limits_far_from_the_only_size_lie_within_the_chart():
+    rules = [charts.Rule(at, f"fits {at}", upright=True) for at in (101.0, 252.0)]
+    text = lines([(4.0, 1.0)], rules=rules)
+    named = {each.text: float(each.get("x", "")) for each in drawn(text).iter("text")}
+    ends = [path[0][0] for path in paths(text, "no")]
+    assert all(0 <= x <= 330 for x in (*ends, named["fits 101.0"], named["fits 252.0"]))
+
+
 def test_an_interval_shows_each_estimate_beside_its_mark():
     marks = (charts.Mark(0.3, 0.2, 0.4, "30% $x$ <b>", "s0", hollow=True),)
     rows = [charts.Row("run", (*marks, charts.Mark(0.9, 0.8, 1.0, "90% after", "s0")))]

@@ -160,6 +160,8 @@ def lines(
     axes = drawing.axes
     positions = sorted({position for each in series for position, _ in each.points})
     _positions(drawing, x, positions)
+    if x.log and len({*positions, *(rule.at for rule in upright)}) == 1:
+        axes.set_xlim(positions[0] / 2, positions[0] * 2)
     for each in sorted(series, key=lambda each: each.style != "faint"):
         _line(axes, each)
     for above, rule in enumerate(upright):
@@ -201,8 +203,6 @@ def _positions(drawing: Drawing, x: Axis, positions: Sequence[float]) -> None:
         every = math.ceil(len(positions) * widest / (drawing.width - 60))
         axes.set_xticks(positions[::-1][::every], minor=False)
         axes.set_xticks([], minor=True)
-        if len(positions) == 1:
-            axes.set_xlim(positions[0] / 2, positions[0] * 2)
 
 
 def _line(axes: Axes, series: Series) -> None:
