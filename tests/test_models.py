@@ -187,7 +187,7 @@ def test_a_mesh_changes_neither_weights_nor_results(small, base, tokens, one_dev
     for name, factor in models.lora_weights(actor).items():
         np.testing.assert_array_equal(factor, models.lora_weights(single)[name])
     rows = jnp.tile(tokens, (2, 1))
-    with mesh:
+    with models.entered(mesh):
         sharded = forward(actor, rows), forward(critic, rows)
     plain = forward(single, rows), forward(models.make_critic(base, one_device, 0), rows)
     for mine, other in zip(sharded, plain, strict=True):

@@ -128,7 +128,7 @@ def test_the_engines_worker_and_the_plain_one_take_foreign_tokenizers(patched):
     )
     config: Any = components.cluster.cluster_config.rollout_config
     batch: Any = components.dataset.train[0]
-    with components.mesh:
+    with models.entered(components.mesh):
         found = worker.generate([str(each) for each in batch["prompts"][:4]], config)
     ends = {str(each) for each in config.eos_tokens}
     assert any(row[-1] in config.eos_tokens for row in found.tokens)

@@ -301,7 +301,7 @@ def test_a_probe_that_fails_names_its_issue_and_asks_for_a_report(monkeypatch):
     with pytest.raises(HarnessError) as raised:
         upstream.present.__wrapped__()
     for part in (
-        "the probe of 'noise-repeats' cannot tell",
+        "the probe of 'noise-repeats' does not show",
         f"Tunix {upstream.installed_version()}",
         "AttributeError: there is no such method",
         "report this",

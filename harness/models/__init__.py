@@ -11,7 +11,7 @@ from harness.models.gemma import (
     shapes_of,
 )
 from harness.models.lora import abstract_lora, apply_lora, lora_state, lora_weights
-from harness.models.mesh import make_mesh, one_host
+from harness.models.mesh import entered, make_mesh, one_host
 from harness.models.policy import make_policy
 from harness.models.precision import cast, compute_in, stored_in, with_moments_in
 from harness.models.roles import build_abstract, build_actor, build_critic
@@ -29,6 +29,7 @@ __all__ = [
     "checksum",
     "clone",
     "compute_in",
+    "entered",
     "lay_over",
     "load_gemma",
     "lora_state",

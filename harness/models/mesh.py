@@ -1,5 +1,9 @@
 """The device mesh of a recipe."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 
@@ -30,6 +34,26 @@ def make_mesh(sharding: recipe_lib.Sharding) -> jax.sharding.Mesh:
         )
     grid = np.asarray(devices[:needed]).reshape(sharding.fsdp, sharding.tp)
     return jax.sharding.Mesh(grid, ("fsdp", "tp"))
+
+
+@contextlib.contextmanager
+def entered(mesh: jax.sharding.Mesh) -> Iterator[None]:
+    """Enter a mesh, so that Tunix's models lay their activations over it.
+
+    They look for the mesh of `with mesh:`, which JAX deprecates for `jax.set_mesh`; that one they
+    do not see, and would lay nothing out.
+
+    Args:
+      mesh: The mesh.
+
+    Yields:
+      Nothing.
+    """
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`with mesh:`", DeprecationWarning)
+            stack.enter_context(mesh)
+        yield
 
 
 def one_host() -> None:

@@ -15,6 +15,7 @@ from tunix.sft import utils as sft_utils
 
 from harness import errors, files
 from harness.models import gemma
+from harness.models import mesh as mesh_lib
 from harness.tokenizer import Tokenizer
 
 SCHEMA = "tunix-ppo-harness/log-probs/1"
@@ -86,7 +87,7 @@ def _all_log_probs(
     """Return the prompt's tokens [T] and the log-probs [T, V] of all that may follow each."""
     tokens = [tokenizer.bos_id(), *tokenizer.encode(prompt)]
     graph, state = nnx.split(policy)
-    with mesh:
+    with mesh_lib.entered(mesh):
         return tokens, np.asarray(_log_probs(_Graph(graph), state, jnp.array([tokens]))[0])
 
 

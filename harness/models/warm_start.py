@@ -27,6 +27,7 @@ from harness import recipe as recipe_lib
 from harness.data.problem import Problem
 from harness.data.prompt import extract_answer, format_prompt
 from harness.models import gemma, precision
+from harness.models import mesh as mesh_lib
 from harness.tokenizer import Tokenizer
 
 _PACKAGES = ("google-tunix", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -220,7 +221,7 @@ def _train(
     accuracy_of = jax.jit(accuracy_of)
     rng = np.random.default_rng([recipe.seed, 1])
     accuracy, done = 0.0, 0
-    with mesh:
+    with mesh_lib.entered(mesh):
         while done < config.max_steps and accuracy < config.target_accuracy:
             for _ in range(min(config.check_every, config.max_steps - done)):
                 rows = held + rng.integers(0, rest, config.batch)

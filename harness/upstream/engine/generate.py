@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 from tunix.generate import sampler as sampler_lib
 
+from harness import models
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
 
@@ -63,7 +64,7 @@ class Generator:
         top_k = generation.top_k
         if top_k is not None:
             top_k = min(top_k, self._recipe.model.vocab_size)
-        with self._mesh:
+        with models.entered(self._mesh):
             output = self._sampler(
                 input_strings=list(prompts),
                 max_generation_steps=self._recipe.rollout.max_new_tokens,

@@ -130,7 +130,7 @@ def abstract_learner(
         )
     for trainer in (cluster.actor_trainer, cluster.critic_trainer):
         trainer._shard_optimizer = functools.partial(_lay_optimizer_over, trainer)
-        with mesh:
+        with models.entered(mesh):
             trainer._shard_optimizer(mesh)
     return learner
 
