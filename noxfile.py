@@ -159,21 +159,21 @@ def rehearse(session: nox.Session) -> None:
 def kill_study(session: nox.Session) -> None:
     """Kill runs at 20 seeded moments, and holds each resumed run to one never killed."""
     install(session)
-    run(session, "python", "-m", "tests.killing", *session.posargs, env=CPU | CONFORMANCE)
+    run(session, "python", "-m", "tests.support.killing", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
 def mesh_study(session: nox.Session) -> None:
     """Run the recipe, a resume included, on every mesh of eight devices, and compares them."""
     install(session)
-    run(session, "python", "-m", "tests.meshes", *session.posargs, env=CPU | CONFORMANCE)
+    run(session, "python", "-m", "tests.support.meshes", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
 def fix_study(session: nox.Session) -> None:
     """Take each fix away by itself, and holds what then fails to the issue that it fixes."""
     install(session)
-    run(session, "python", "-m", "tests.each_fix", *session.posargs, env=CPU | CONFORMANCE)
+    run(session, "python", "-m", "tests.support.each_fix", *session.posargs, env=CPU | CONFORMANCE)
 
 
 @nox.session
@@ -257,8 +257,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and types."""
+    """Style, borders between the rooms, and types."""
     install(session, "dev", "report")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
     session.run("pyright")
