@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from harness import recipe as recipe_lib
-from harness import rewards
+from harness import reward_call, rewards
 
 Generate = Callable[[Sequence[str], recipe_lib.Generation, jax.Array], tuple[list[str], list[int]]]
 
@@ -83,7 +83,7 @@ class Evaluation:
         return cls(**{**tree, **intervals, "samples": samples})
 
 
-class ScoringFailedError(rewards.RewardFailedError):
+class ScoringFailedError(reward_call.RewardFailedError):
     """A reward function of the user's own failed on completions of test problems.
 
     Attributes:
@@ -93,7 +93,7 @@ class ScoringFailedError(rewards.RewardFailedError):
 
     def __init__(
         self,
-        error: rewards.RewardFailedError,
+        error: reward_call.RewardFailedError,
         problems: tuple[int, int],
         batch: Mapping[str, Any],
     ):
@@ -193,7 +193,7 @@ def _judged(
     columns = {name: column for name, column in batch.items() if name != "prompts"}
     try:
         return rewards.judge(rule, prompts, texts, **columns, mode="eval")
-    except rewards.RewardFailedError as error:
+    except reward_call.RewardFailedError as error:
         whole = {"prompts": prompts, "completions": texts, **columns}
         raise ScoringFailedError(error, (first, first + len(texts) - 1), whole) from error
 

@@ -1,6 +1,6 @@
 """What a recipe certainly holds in memory, by arithmetic on its shapes, and what there is.
 
-Counted are the arrays that training keeps, as `programs.resident` lists them, and the gradients
+Counted are the arrays that training keeps, as `resident_lib.resident` lists them, and the gradients
 of one step. Activations, caches, temporaries and compiled programs come on top, so a recipe that
 is refused here cannot run, and one that is let through still may not: `python -m harness plan`
 compiles it to say so.

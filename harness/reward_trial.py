@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import errors, files, rewards
+from harness import errors, files, reward_call, rewards
 from harness.recipe import Reward
 
 FOLDER = "reward_failed"
@@ -48,9 +48,9 @@ def try_out(reward: Reward, batch: Mapping[str, np.ndarray]) -> str | None:
         scores = rewards.build(reward)(
             prompts=batch["prompts"], completions=completions, **columns, **{_MODE: "train"}
         )
-    except rewards.NotFiniteError:
+    except reward_call.NotFiniteError:
         return f"reward.function '{reward.function}' was tried {tried}: not all are finite"
-    except rewards.RewardFailedError as error:
+    except reward_call.RewardFailedError as error:
         raise errors.HarnessError(
             f"{error}, when it was tried {tried}: fix it, or set reward.trial to signature, so "
             "that it is not called before training"
@@ -65,7 +65,7 @@ def stopped(
     out: pathlib.Path,
     name: str,
     where: str,
-    error: rewards.RewardFailedError,
+    error: reward_call.RewardFailedError,
     batch: Mapping[str, Any],
 ) -> errors.RunStopped:
     """Record the failure of a reward function in a run's folder.

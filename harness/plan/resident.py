@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from harness.upstream.instrument import programs
+from harness.upstream.instrument import resident as resident_lib
 
 
 def describe(learner: Any, sequences: int, mini_batch: int) -> dict[str, Any]:
@@ -21,9 +22,9 @@ def describe(learner: Any, sequences: int, mini_batch: int) -> dict[str, Any]:
       Plain JSON values: `resident`, a list of `name`, `arrays`, `bytes` on one
       device and `pinned`; what lives in the rollout only has `phase`.
     """
-    found = [dataclasses.asdict(each) for each in programs.resident(learner)]
+    found = [dataclasses.asdict(each) for each in resident_lib.resident(learner)]
     example = jax.tree.leaves(programs.abstract_example(learner, mini_batch))
-    size = sum(programs.bytes_on_a_device(leaf) for leaf in example)
+    size = sum(resident_lib.bytes_on_a_device(leaf) for leaf in example)
     found.append({"name": "cached batches", "arrays": len(example), "bytes": size, "pinned": False})
     state = programs.state_bytes(learner, sequences)
     for name, part in (("key-value cache", "cache"), ("sampler's tokens", "rest")):

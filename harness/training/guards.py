@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import errors, files, reward_trial, rewards, upstream
+from harness import errors, files, reward_call, reward_trial, upstream
 from harness.measure import parts
 from harness.training import learning_signal, run_dir
 
@@ -118,10 +118,10 @@ class Guard:
             where, name = self._where(len(completions), columns)
             try:
                 return reward_fn(prompts, completions, **columns)
-            except rewards.RewardFailedError as error:
+            except reward_call.RewardFailedError as error:
                 batch = {"prompts": prompts, "completions": completions, **columns}
                 raise reward_trial.stopped(self._folder.out, name, where, error, batch) from error
-            except rewards.NotFiniteError as found:
+            except reward_call.NotFiniteError as found:
                 scores = np.asarray(found.scores)
                 self._not_finite(
                     "the reward",

@@ -4,26 +4,28 @@ A Tunix upgrade touches this folder and nothing else.
 """
 
 from harness.upstream.engine.backends import check as check_backends
+from harness.upstream.engine.calls import (
+    RolloutOutput,
+    divergence,
+    generate_example,
+    log_probs,
+    log_probs_of,
+    rows_of_values_calls,
+    sample,
+    total_rewards,
+    train_on,
+    values,
+)
 from harness.upstream.engine.checkpoints import restore_actor, saved_steps
 from harness.upstream.engine.cluster import Cluster, make_cluster
 from harness.upstream.engine.generate import Generator
 from harness.upstream.engine.learner import (
     Learner,
     RewardFn,
-    RolloutOutput,
     TrainExample,
     Watcher,
-    divergence,
-    generate_example,
-    log_probs,
-    log_probs_of,
     make_learner,
     release,
-    rows_of_values_calls,
-    sample,
-    total_rewards,
-    train_on,
-    values,
 )
 from harness.upstream.engine.metrics import Scalars, not_finite, rows
 from harness.upstream.engine.resume import Point, latest, roll_back, seal

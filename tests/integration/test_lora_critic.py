@@ -16,6 +16,7 @@ from harness.oracle import loss as loss_lib
 from harness.upstream.engine import lora_head
 from harness.upstream.instrument import dry_run as dry_run
 from harness.upstream.instrument import programs
+from harness.upstream.instrument import resident as resident_lib
 from tests.support.steps import example_of
 
 ID = "lora-critic-head-frozen"
@@ -209,8 +210,8 @@ def test_a_full_critic_is_left_alone_and_a_head_under_upstreams_other_name_is_no
 def test_what_the_policy_holds_is_counted_once(trained):
     recipe, mesh = trained.components.recipe, trained.components.mesh
     planned = programs.abstract_learner(recipe, mesh, upstream.choose_fixes("patched"))
-    here = {each.name: each for each in programs.resident(trained.components.learner)}
-    for each in programs.resident(planned):
+    here = {each.name: each for each in resident_lib.resident(trained.components.learner)}
+    for each in resident_lib.resident(planned):
         assert (here[each.name].arrays, here[each.name].bytes) == (each.arrays, each.bytes)
     after = [
         each.nbytes for name, each in trained.after.items() if "_lora_" in name or name == HEAD

@@ -25,6 +25,7 @@ from harness.plan import (
 )
 from harness.programs import ALWAYS
 from harness.upstream.instrument import programs
+from harness.upstream.instrument import resident as resident_lib
 from tests.conftest import small_recipe
 from tests.support.plans import abstract
 
@@ -61,7 +62,9 @@ class Judge:
     def figures(self, job: store.Job) -> tuple[store.Figures, bool]:
         self.asked.append((job.program, job.sequences))
         given = programs.arguments_of(job.program)  # type: ignore[arg-type]
-        size = sum(each.bytes for each in programs.resident(self._learner) if each.name in given)
+        size = sum(
+            each.bytes for each in resident_lib.resident(self._learner) if each.name in given
+        )
         size += 4096  # inputs and cache
         if size + self._slope * job.sequences > self.slice.chip.hbm_bytes:
             needed = size + self._slope * job.sequences
@@ -109,7 +112,7 @@ def test_a_sweep_finds_the_largest_micro_batches_and_sizes(planned):
     plan = make_plan(planned, 2_000_000, 50_000, sweep=True)
     for each in plan["largest_micro_batches"]:
         given = programs.arguments_of(each["programs"][0])
-        size = sum(one.bytes for one in programs.resident(planned) if one.name in given) + 4096
+        size = sum(one.bytes for one in resident_lib.resident(planned) if one.name in given) + 4096
         assert each["compiles"] == (2_000_000 - size) // 50_000
         assert each["refused"] == each["compiles"] + 1
         assert each["refusal"]["needed_bytes"] > 2_000_000

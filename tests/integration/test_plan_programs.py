@@ -19,6 +19,7 @@ from harness.programs import ALWAYS, PHASES, SIZED_BY, Program
 from harness.upstream import hooks
 from harness.upstream.engine import donation, temperature
 from harness.upstream.instrument import programs, step_programs
+from harness.upstream.instrument import resident as resident_lib
 from tests.conftest import small_recipe
 from tests.support.plans import abstract
 
@@ -175,8 +176,8 @@ def test_the_reference_has_a_program_where_there_is_a_penalty():
 
 
 def test_resident_bytes_are_those_of_the_arrays_of_a_real_cluster(own_cluster, planned):
-    listed = programs.resident(planned)
-    assert listed == programs.resident(own_cluster.learner)
+    listed = resident_lib.resident(planned)
+    assert listed == resident_lib.resident(own_cluster.learner)
     # Beside what is listed a learner holds a few random keys.
     assert 0 <= own_cluster.made - sum(each.bytes for each in listed) <= 64
 
@@ -199,7 +200,7 @@ def test_bytes_on_a_chip_follow_from_the_partition_specs(fsdp, tp):
         return total
 
     cluster = learner.rl_cluster
-    found = {each.name: each.bytes for each in programs.resident(learner)}
+    found = {each.name: each.bytes for each in resident_lib.resident(learner)}
     actor, critic = cluster.actor_trainer, cluster.critic_trainer
     assert found["actor base"] + found["actor LoRA"] == by_hand(nnx.state(actor.model, nnx.Param))
     assert found["critic"] == by_hand(nnx.state(critic.model, nnx.Param))
@@ -249,7 +250,7 @@ def test_operations_by_formula_are_those_that_xla_counts(program):
 @pytest.mark.parametrize("modules", [".*q_einsum|.*kv_einsum|.*attn_vec_einsum", ".*_proj"])
 def test_weights_of_lora_are_those_of_the_abstract_state(modules):
     recipe = small_recipe(f"lora.modules='{modules}'")
-    found = {each.name: each.bytes for each in programs.resident(abstract(recipe, "stock"))}
+    found = {each.name: each.bytes for each in resident_lib.resident(abstract(recipe, "stock"))}
     assert roofline.lora_weights(recipe) == found["actor LoRA"] // 4
 
 

@@ -21,6 +21,7 @@ from harness.recipe import rounding
 from harness.upstream.engine import cluster
 from harness.upstream.instrument import dry_run as dry_run
 from harness.upstream.instrument import programs
+from harness.upstream.instrument import resident as resident_lib
 from tests.conftest import small_recipe
 from tests.support.steps import example_of
 
@@ -485,7 +486,7 @@ def test_the_planned_rollout_takes_the_copy_and_a_cache_of_its_dtype(assignments
     # A copy of the dtype that the policy has is the policy.
     same = small_recipe("rollout.dtype=float32")
     assert programs.arguments_of("decode", same) == programs.arguments_of("decode")
-    held = {each.name: each.bytes for each in programs.resident(learner)}
+    held = {each.name: each.bytes for each in resident_lib.resident(learner)}
     assert ("rollout copy" in held) == ("rollout copy" in names)
     rows = recipe.batching.rollout_micro_batch_size
     state = programs.state_bytes(learner, rows)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import errors, reward_trial, rewards, training
+from harness import errors, reward_call, reward_trial, rewards, training
 from harness import recipe as recipe_lib
 from harness.training import guards, run_dir
 from tests.conftest import SMALL_OPTIONS, small_recipe
@@ -167,12 +167,12 @@ def test_a_time_limit_changes_neither_rewards_nor_errors():
     )
     arguments = {**BATCH, "completions": ["#### 1", "", "#### 4", "#### 4"]}
     assert limited(**arguments) == free(**arguments) == [1.0, 0.0, 0.1, 1.0]
-    with pytest.raises(rewards.RewardFailedError, match="ValueError") as failed:
+    with pytest.raises(reward_call.RewardFailedError, match="ValueError") as failed:
         rewards.build(reward("raises", timeout_seconds=60.0))(**arguments)
     assert failed.value.traceback is not None
     # The user's own frames, none of the harness's.
     assert "test_reward_trial.py" in failed.value.traceback
-    assert rewards.__file__ not in failed.value.traceback
+    assert reward_call.__file__ not in failed.value.traceback
 
 
 @pytest.fixture

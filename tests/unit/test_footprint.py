@@ -12,6 +12,7 @@ from harness.errors import HarnessError
 from harness.measure import memory
 from harness.models import checkpoint
 from harness.upstream.instrument import programs
+from harness.upstream.instrument import resident as resident_lib
 from tests.conftest import SMALL
 from tests.support.cli import call
 
@@ -49,7 +50,7 @@ def test_the_count_is_what_training_keeps(changes):
     mesh = models.make_mesh(recipe.sharding)
     fixes = upstream.Fixes(("model-not-donated", "policy-anchored", "lora-critic-head-frozen"))
     learner = programs.abstract_learner(recipe, mesh, fixes)
-    kept = {each.name: each.bytes for each in programs.resident(learner)}
+    kept = {each.name: each.bytes for each in resident_lib.resident(learner)}
     found = footprint.of(recipe)
     assert found.policy == kept["actor base"]
     assert found.critic == found.gradients == kept["critic"]

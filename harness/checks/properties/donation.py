@@ -10,6 +10,7 @@ from harness.checks import wrong
 from harness.checks.context import Context
 from harness.checks.property import EXACT, Comparison, Observed, Property
 from harness.upstream.instrument import programs
+from harness.upstream.instrument import resident as resident_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _observe(context: Context) -> Observed:
             # Loss, gradient norm and what is reported beside them; or the scores.
             figures=1 if name == "values" else 2 + aux,
         )
-    anchors = [each.arrays for each in programs.resident(learner) if each.pinned]
+    anchors = [each.arrays for each in resident_lib.resident(learner) if each.pinned]
     return {"programs": found, "copies": sum(anchors)}
 
 

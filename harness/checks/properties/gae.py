@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from harness.checks.context import Context
-from harness.checks.properties.loss import GARBAGE, mask_of_lengths, wrong_cases
+from harness.checks.properties.loss import wrong_cases
+from harness.checks.properties.loss_cases import GARBAGE, mask_of_lengths
 from harness.checks.property import EXACT, Comparison, Observed, Property, Tolerance
 from harness.oracle import advantage as advantage_lib
 from harness.upstream.instrument import losses

@@ -7,19 +7,21 @@ import numpy as np
 
 from harness.checks.context import Context
 from harness.checks.properties.loss import (
+    figures_over_all_positions,
+    leaking_figures,
+    nan_figures,
+    policy_case_of,
+    summed_figures,
+    value_case_of,
+    wrong_figures,
+)
+from harness.checks.properties.loss_cases import (
     GARBAGE,
     PROMPT,
     Case,
-    figures_over_all_positions,
-    leaking_figures,
     mask_of_lengths,
-    nan_figures,
-    policy_case_of,
     policy_inputs_of,
-    summed_figures,
-    value_case_of,
     value_inputs_of,
-    wrong_figures,
 )
 from harness.checks.property import EXACT, Comparison, Observed, Property
 

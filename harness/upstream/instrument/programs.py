@@ -8,7 +8,6 @@ upstream's, its fixes included, is written a second time.
 """
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -28,9 +27,9 @@ from harness.upstream import compat, hooks, rebind
 from harness.upstream.engine import cluster as cluster_lib
 from harness.upstream.engine import donation
 from harness.upstream.engine import learner as learner_lib
-from harness.upstream.engine import rollout as rollout_lib
 from harness.upstream.engine import temperature as temperature_lib
 from harness.upstream.instrument import losses
+from harness.upstream.instrument.resident import PARTS, bytes_on_a_device
 from harness.upstream.selection import Fixes
 
 Program = Literal[
@@ -41,7 +40,6 @@ Lowered = Any  # jax.stages.Lowered: names of JAX's own class move between its r
 # Ids of Gemma's special tokens. They end up as constants of the programs, whose
 # sizes do not depend on them.
 _IDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<start_of_turn>": 105, "<end_of_turn>": 106}
-_PIN = "pinned_host"
 
 
 class _Ids:
@@ -67,23 +65,6 @@ class _Ids:
     def end_ids(self, pieces: Sequence[str]) -> tuple[int, ...]:
         # A piece that is not known here is as good as any other token.
         return tuple(_IDS.get(piece, 4 + index) for index, piece in enumerate(pieces))
-
-
-@dataclasses.dataclass(frozen=True)
-class Resident:
-    """Arrays that live on the devices as long as training does.
-
-    Attributes:
-      name: What they are.
-      arrays: How many.
-      bytes: Bytes of all of them on one device, as their shapes and shardings say.
-      pinned: Whether upstream keeps them in the host's memory.
-    """
-
-    name: str
-    arrays: int
-    bytes: int
-    pinned: bool
 
 
 class _Lowering(Exception):
@@ -238,40 +219,6 @@ def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.Tra
     return example
 
 
-def resident(learner: learner_lib.Learner) -> list[Resident]:
-    """List what stays on the devices between the programs, by name.
-
-    Args:
-      learner: From `abstract_learner`, or one that runs.
-
-    Returns:
-      Models, optimizers and what upstream keeps besides; what several roles
-      share is listed once.
-    """
-    cluster: Any = learner.rl_cluster
-    actor, critic = cluster.actor_trainer, cluster.critic_trainer
-    groups: dict[str, Any] = {
-        "actor base": nnx.state(actor.model, nnx.Not(nnx.LoRAParam)),
-        "actor LoRA": nnx.state(actor.model, nnx.LoRAParam),
-        **_optimizer_parts("actor", actor),
-        "critic": _without(nnx.state(critic.model, nnx.Param), nnx.state(actor.model)),
-        **_optimizer_parts("critic", critic),
-    }
-    sampler = getattr(cluster.rollout, "_sampler", None)
-    if isinstance(sampler, rollout_lib.EngineSampler) and (copied := sampler.copied()):
-        groups["rollout copy"] = copied
-    anchor = getattr(cluster, "_anchor_policy_state", None)  # from 0.1.7 on
-    if anchor is not None:
-        groups["actor weights on the host"] = anchor
-    return [_resident(name, jax.tree.leaves(tree)) for name, tree in groups.items()]
-
-
-def _without(state: Any, others: Any) -> list[Any]:
-    """Return the leaves of a state that another does not share."""
-    held = {id(leaf) for leaf in jax.tree.leaves(others)}
-    return [leaf for leaf in jax.tree.leaves(state) if id(leaf) not in held]
-
-
 def arguments_of(program: Program, recipe: recipe_lib.Recipe | None = None) -> tuple[str, ...]:
     """Name those of `resident` that a program is given as arguments.
 
@@ -293,8 +240,8 @@ def arguments_of(program: Program, recipe: recipe_lib.Recipe | None = None) -> t
         "logps": policy,
         "reference_logps": ("actor base",),
         "values": critic,
-        "actor_step": (*policy, *(f"actor {part}" for part in _PARTS)),
-        "critic_step": (*critic, *(f"critic {part}" for part in _PARTS)),
+        "actor_step": (*policy, *(f"actor {part}" for part in PARTS)),
+        "critic_step": (*critic, *(f"critic {part}" for part in PARTS)),
     }[program]
 
 
@@ -309,41 +256,6 @@ def _sampled(recipe: recipe_lib.Recipe | None) -> tuple[str, ...]:
     }
     shared = tuple(name for name, dtype in stored.items() if dtype == copy)
     return shared if len(shared) == len(stored) else (*shared, "rollout copy")
-
-
-_PARTS = ("first moment", "second moment", "gradient accumulator", "optimizer counters")
-
-
-def _optimizer_parts(role: str, trainer: Any) -> dict[str, Any]:
-    """Split an optimizer's state by the names that Optax gives its fields."""
-    parts: dict[str, list[Any]] = {f"{role} {part}": [] for part in _PARTS}
-    names = {"mu": _PARTS[0], "nu": _PARTS[1], "acc_grads": _PARTS[2]}
-    state = nnx.to_pure_dict(nnx.state(trainer.optimizer))
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        found = {str(getattr(key, "key", key)) for key in path} & set(names)
-        part = names[found.pop()] if found else _PARTS[3]
-        parts[f"{role} {part}"].append(leaf)
-    return parts
-
-
-def _resident(name: str, leaves: Sequence[Any]) -> Resident:
-    return Resident(
-        name=name,
-        arrays=len(leaves),
-        bytes=sum(bytes_on_a_device(leaf) for leaf in leaves),
-        pinned=any(_memory_kind(leaf) == _PIN for leaf in leaves),
-    )
-
-
-def bytes_on_a_device(leaf: Any) -> int:
-    """Bytes of the part of an array, or of a shape, that lies on one device."""
-    sharding = getattr(leaf, "sharding", None)
-    shape = sharding.shard_shape(leaf.shape) if sharding is not None else leaf.shape
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-
-
-def _memory_kind(leaf: Any) -> str | None:
-    return getattr(getattr(leaf, "sharding", None), "memory_kind", None)
 
 
 def _no_reward(prompts: Any, completions: Any, **columns: Any) -> list[float]:

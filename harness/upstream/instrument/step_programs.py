@@ -18,7 +18,7 @@ from tunix.rl import common
 
 from harness.measure import compiles
 from harness.upstream import hooks
-from harness.upstream.engine import donation, temperature
+from harness.upstream.engine import calls, donation, temperature
 from harness.upstream.engine import learner as learner_lib
 
 NAMES = ("prefill", "decode", "logps", "values", "advantages", "actor_step", "critic_step")
@@ -138,14 +138,14 @@ def programs(
     found: dict[str, Program] = {}
     cluster: Any = learner.rl_cluster
     with _recording(cluster, found):
-        example = learner_lib.generate_example(learner, batch)
+        example = calls.generate_example(learner, batch)
     if not updates:
         return {name: found[name] for name in NAMES if name in found}
     size = cluster.cluster_config.training_config.train_micro_batch_size
     if size is not None:
         example = jax.tree.map(lambda leaf: leaf[:size], example)
     with _recording_trainers(cluster, found):
-        learner_lib.train_on(learner, example)
+        calls.train_on(learner, example)
     return {name: found[name] for name in NAMES}
 
 
