@@ -82,13 +82,19 @@ SMALL_OPTIONS = tuple(word for each in SMALL for word in ("--set", each))
 # compile what the other is compiling.
 LONG = (
     "test_pipeline",
-    "test_models",
-    "test_stock",
-    "test_oracle_training",
-    "test_patched",
-    "test_resume",
     "test_plan",
+    "test_resume",
+    "test_stock",
+    "test_precision",
+    "test_patched",
+    "test_plan_store",
+    "test_fixes",
     "test_runs",
+    "test_reward_trial",
+    "test_examples",
+    "test_rehearse",
+    "test_models",
+    "test_donation",
     "test_kaggle",
 )
 
