@@ -171,9 +171,10 @@ def mesh_study(session: nox.Session) -> None:
 
 @nox.session
 def fix_study(session: nox.Session) -> None:
-    """Take each fix away by itself, and holds what then fails to the issue that it fixes."""
+    """Take each fix away by itself, and hold what then fails to the issues that name it."""
     install(session)
-    run(session, "python", "-m", "tests.support.each_fix", *session.posargs, env=CPU | CONFORMANCE)
+    test = "tests/integration/test_each_fix.py"
+    run(session, *("pytest", test, "-m", "study", "-n", "auto"), *session.posargs, env=CPU)
 
 
 @nox.session
