@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-from pydantic import computed_field
+from pydantic import Field, computed_field
 
 from harness.artifacts.parts import Part
 
-# Files of `check` have no schema as yet; one that has it is read too.
 SCHEMA = "tunix-ppo-harness/check/2"
 Status = Literal["pass", "known-defect", "fail", "error"]
 
@@ -38,6 +37,7 @@ class Defect(Part):
 class Check(Part):
     """The artefact."""
 
+    schema_name: Literal["tunix-ppo-harness/check/2"] = Field(alias="schema")
     mode: str
     version: str
     properties: list[Property]

@@ -139,7 +139,9 @@ def recognise(
             raise _unknown_version(path, conditions.get("schema"))
         return "bench", ""
     if "check" in kinds and {"mode", "properties", "defects"} <= tree.keys():
-        return "check", ""
+        raise HarnessError(
+            f"{path} is of `check --json` before its files had a schema: run the check again"
+        )
     return None, "it names no schema"
 
 

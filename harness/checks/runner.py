@@ -77,6 +77,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values of `harness.artifacts.check.Check`."""
         return artifact.Check(
+            schema=artifact.SCHEMA,
             mode=self.mode,
             version=self.version,
             properties=[

@@ -57,6 +57,7 @@ def run(before: float = 0.3, after: float = 0.8, seed: int = 0) -> dict[str, Any
 def check(**statuses: str) -> dict[str, Any]:
     statuses = statuses or {"returns": "pass", "whitening": "known-defect"}
     return {
+        "schema": "tunix-ppo-harness/check/2",
         "mode": "stock",
         "version": "0.1.7",
         "ok": True,

@@ -25,6 +25,7 @@ UNUSABLE = {
     "a schema that is no text": '{"schema": {"a": [1]}}',
     "another schema": '{"schema": "tunix-ppo-harness/progress/2"}',
     "an older schema": '{"schema": "tunix-ppo-harness/%s/0"}',
+    "a check without a schema": '{"mode": "stock", "properties": [], "defects": []}',
     "a part is missing": '{"schema": "tunix-ppo-harness/%s"}',
 }
 # The schema that each reader asks for, and the reader, given such a file.
