@@ -82,7 +82,7 @@ def argument_bytes(
     recipe: recipe_lib.Recipe | None = None,
 ) -> int:
     """Return the bytes of what lives on a chip and is an argument of a recipe's program."""
-    names = upstream_programs.arguments_of(program, recipe)  # type: ignore[arg-type]
+    names = upstream_programs.arguments_of(program, recipe)
     return sum(each["bytes"] for each in resident if each["name"] in names)
 
 
@@ -92,7 +92,7 @@ def beside_bytes(
     recipe: recipe_lib.Recipe | None = None,
 ) -> int:
     """Return the bytes of what lives on a chip while a program runs and is no argument of it."""
-    names = upstream_programs.arguments_of(program, recipe)  # type: ignore[arg-type]
+    names = upstream_programs.arguments_of(program, recipe)
     return sum(each["bytes"] for each in _always(resident) if each["name"] not in names)
 
 

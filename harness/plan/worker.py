@@ -147,7 +147,7 @@ class Worker:
                     learner, job.sequences, job.recipe.batching.mini_batch_size
                 )
             }
-        self._lowered = programs.lower(learner, job.program, job.sequences)  # type: ignore[arg-type]
+        self._lowered = programs.lower(learner, job.program, job.sequences)
         return {"text": digest(self._lowered)}
 
     def compile(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Judge:
 
     def figures(self, job: store.Job) -> tuple[store.Figures, bool]:
         self.asked.append((job.program, job.sequences))
-        given = programs.arguments_of(job.program)  # type: ignore[arg-type]
+        given = programs.arguments_of(job.program)
         size = sum(
             each.bytes for each in resident_lib.resident(self._learner) if each.name in given
         )

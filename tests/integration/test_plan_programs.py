@@ -3,7 +3,6 @@
 import functools
 import gc
 import math
-import typing
 from typing import Any, NamedTuple
 
 import jax
@@ -144,7 +143,7 @@ def test_what_is_planned_is_what_a_run_calls(own_cluster, monkeypatch):
     monkeypatch.setitem(programs._IDS, "<end_of_turn>", end)
     planned = abstract(recipe, "patched")
     planned_texts: dict[str, str] = {
-        name: programs.lower(planned, name, recipe.batching.train_micro_batch_size).as_text()  # type: ignore[arg-type]
+        name: programs.lower(planned, name, recipe.batching.train_micro_batch_size).as_text()
         for name in ALWAYS
     }
     run = texts_of_a_run(own_cluster.learner, recipe, monkeypatch)
@@ -161,7 +160,7 @@ def test_what_is_planned_is_what_a_run_calls(own_cluster, monkeypatch):
 
 
 def test_a_program_has_one_name_everywhere():
-    assert typing.get_args(programs.Program) == tuple(Program)
+    assert all(programs.arguments_of(each) for each in Program)
     assert set(step_programs.NAMES) - {"advantages"} == set(ALWAYS)
     sized = [each for members in SIZED_BY.values() for each in members]
     in_phases = [each for members in PHASES.values() for each in members]
@@ -207,12 +206,7 @@ def test_bytes_on_a_chip_follow_from_the_partition_specs(fsdp, tp):
     for role, trainer in (("actor", actor), ("critic", critic)):
         state = nnx.state(trainer.optimizer, nnx.optimizer.OptState)
         parts = [
-            size
-            for name, size in found.items()
-            if name
-            in programs.arguments_of(
-                f"{role}_step"  # type: ignore[arg-type]
-            )
+            size for name, size in found.items() if name in programs.arguments_of(f"{role}_step")
         ]
         weights = (
             found["critic"] if role == "critic" else (found["actor base"] + found["actor LoRA"])

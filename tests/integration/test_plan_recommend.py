@@ -44,7 +44,7 @@ REMATS = (None, "light", "block", "decoder")
 
 GIB = 2**30
 
-NAMES = sorted({each for name in ALWAYS for each in programs.arguments_of(name)})  # type: ignore[arg-type]
+NAMES = sorted({each for name in ALWAYS for each in programs.arguments_of(name)})
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -40,7 +40,7 @@ def _observe(context: Context) -> Observed:
         trainer = trainers.get(name, cluster.critic_trainer)
         role = name.split("_")[0]
         aux = next((len(u.aux) for u in context.trace.updates if u.role == role), 0)
-        donated, results = programs.donated_and_results(learner, name, size)  # type: ignore[arg-type]
+        donated, results = programs.donated_and_results(learner, name, size)
         found[name] = Program(
             weights=len(nnx.to_flat_state(nnx.state(trainer.model))),
             donated=donated,

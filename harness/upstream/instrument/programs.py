@@ -10,7 +10,7 @@ upstream's, its fixes included, is written a second time.
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,6 @@ from harness.upstream.instrument import losses
 from harness.upstream.instrument.resident import PARTS, bytes_on_a_device
 from harness.upstream.selection import Fixes
 
-Program = Literal[
-    "prefill", "decode", "logps", "reference_logps", "values", "actor_step", "critic_step"
-]
 Lowered = Any  # jax.stages.Lowered: names of JAX's own class move between its releases
 
 # Ids of Gemma's special tokens. They end up as constants of the programs, whose
@@ -116,12 +113,12 @@ def abstract_learner(
     return learner
 
 
-def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
+def lower(learner: learner_lib.Learner, program: str, rows: int) -> Lowered:
     """Lower one of upstream's programs as a run would call it.
 
     Args:
       learner: From `abstract_learner`.
-      program: Which.
+      program: One of `harness.programs.Program`.
       rows: Sequences in one call.
 
     Returns:
@@ -165,14 +162,12 @@ def lower(learner: learner_lib.Learner, program: Program, rows: int) -> Lowered:
         return _caught(lambda: cluster.inference_worker.get_values(prompts, completions, **ids))
 
 
-def donated_and_results(
-    learner: learner_lib.Learner, program: Program, rows: int
-) -> tuple[int, int]:
+def donated_and_results(learner: learner_lib.Learner, program: str, rows: int) -> tuple[int, int]:
     """Count the arrays that a program may write over, and those that it returns.
 
     Args:
       learner: One that has weights, or from `abstract_learner`.
-      program: Which.
+      program: One of `harness.programs.Program`.
       rows: Sequences in one call.
 
     Returns:
@@ -219,11 +214,11 @@ def abstract_example(learner: learner_lib.Learner, rows: int) -> learner_lib.Tra
     return example
 
 
-def arguments_of(program: Program, recipe: recipe_lib.Recipe | None = None) -> tuple[str, ...]:
+def arguments_of(program: str, recipe: recipe_lib.Recipe | None = None) -> tuple[str, ...]:
     """Name those of `resident` that a program is given as arguments.
 
     Args:
-      program: Which.
+      program: One of `harness.programs.Program`.
       recipe: Whether the critic shares the policy's weights, and whether completions are drawn
         from a copy; None for a full critic, and the policy itself.
 
