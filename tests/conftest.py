@@ -31,6 +31,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# A failure within JAX is understood from all its frames.
+os.environ["JAX_TRACEBACK_FILTERING"] = "off"
 # The oracle's matrices are small: threads would only wait for each other.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
