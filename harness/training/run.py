@@ -137,33 +137,54 @@ def run(
         checkpoint_step = _restore(this, components, generator)
         after = _evaluate(this, "trained", generator, components.dataset)
 
-        found = Result(
-            recipe=recipe,
-            environment=here,
-            summary=recipe_lib.summarize(
-                recipe, overshoots=upstream.standing("max-steps-overshoot")
-            ),
+        found = _result(
+            this,
+            components,
+            warm,
+            baseline,
+            trained,
+            checkpoint_step,
+            after,
             mode=mode,
             fixes=chosen.ids,
-            problems=dict(components.dataset.problems),
-            long_prompts=dict(components.dataset.long_prompts),
-            warm_start=warm,
-            baseline=baseline,
-            trained=after,
-            steps=trained.steps,
-            phases=this.phases.to_list(),
-            checkpoint_step=checkpoint_step,
-            resumed_at=trained.resumed_at,
-            model=components.model,
-            warnings=(
-                *components.dataset.warnings,
-                *trained.warnings,
-                *_not_scored(baseline, after),
-            ),
+            environment=here,
         )
         result.write(found, out)
         folder.now("done")
         return found
+
+
+def _result(
+    this: _Run,
+    components: _Components,
+    warm: warm_start_lib.WarmStart | None,
+    baseline: evaluation.Evaluation,
+    trained: loop.Trained,
+    checkpoint_step: int,
+    after: evaluation.Evaluation,
+    **conditions: Any,
+) -> Result:
+    overshoots = upstream.standing("max-steps-overshoot")
+    return Result(
+        recipe=this.recipe,
+        summary=recipe_lib.summarize(this.recipe, overshoots=overshoots),
+        problems=dict(components.dataset.problems),
+        long_prompts=dict(components.dataset.long_prompts),
+        warm_start=warm,
+        baseline=baseline,
+        trained=after,
+        steps=trained.steps,
+        phases=this.phases.to_list(),
+        checkpoint_step=checkpoint_step,
+        resumed_at=trained.resumed_at,
+        model=components.model,
+        warnings=(
+            *components.dataset.warnings,
+            *trained.warnings,
+            *_not_scored(baseline, after),
+        ),
+        **conditions,
+    )
 
 
 def _prepare(this: _Run, log_probs: pathlib.Path | None) -> _Components:
