@@ -18,7 +18,8 @@ nox.options.sessions = ["unit"]
 CONSTRAINTS = str(pathlib.Path(__file__).with_name("constraints.txt"))
 # Releases of Tunix that the tests pass on; the registry says what is wrong in each.
 RELEASES = ("0.1.6", "0.1.7")
-CPU = {"JAX_PLATFORMS": "cpu"}
+# What dozens of processes import is compiled once, also where the environment says not to.
+CPU = {"JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": ""}
 # Small programs spend their time in the compiler, not in what it makes faster.
 CONFORMANCE = {
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",

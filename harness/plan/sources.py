@@ -54,9 +54,16 @@ def digest(package: pathlib.Path = _PACKAGE, start: str = _START) -> str:
     """
     found = hashlib.sha256()
     for path in reached(package, start):
-        code = ast.dump(ast.parse(path.read_text(encoding="utf-8")))
+        code = _code(path.read_text(encoding="utf-8"))
         found.update(f"{path.relative_to(package).as_posix()}\0{code}\0".encode())
     return found.hexdigest()
+
+
+# By the text, so that an edit is seen; several stores of one process read the same files.
+@functools.cache
+def _code(source: str) -> str:
+    """Digest the code of a module, but for its comments and layout."""
+    return hashlib.sha256(ast.dump(ast.parse(source)).encode()).hexdigest()
 
 
 @functools.cache
@@ -95,7 +102,9 @@ def _path(package: pathlib.Path, name: str) -> pathlib.Path | None:
     return None
 
 
-def imports(source: str, package: str = "harness") -> set[str]:
+@functools.cache
+@functools.cache
+def imports(source: str, package: str = "harness") -> frozenset[str]:
     """Return the names that a module's text imports, wherever in it, as absolute as can be.
 
     `from a import b` counts as `a` and as `a.b`, and a literal given to
@@ -117,4 +126,4 @@ def imports(source: str, package: str = "harness") -> set[str]:
             case ast.Call(args=[ast.Constant(value=str(name)), *_]):
                 if ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
                     names.add(name)
-    return names
+    return frozenset(names)

@@ -27,7 +27,7 @@ def under(name: str, *prefixes: str) -> bool:
 
 
 @functools.cache
-def modules() -> dict[str, set[str]]:
+def modules() -> dict[str, frozenset[str]]:
     """Every module of the package, and what it imports."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
