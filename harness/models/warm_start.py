@@ -167,28 +167,8 @@ def _cache_file(
     return cache.cache_root() / "warm_start" / f"{_key(recipe, tokenizer, examples)}.npz"
 
 
-def _train(
-    recipe: recipe_lib.Recipe,
-    policy: gemma3.Gemma3,
-    examples: Examples,
-    mesh: jax.sharding.Mesh,
-    pad_id: int,
-    on_step: Callable[[int, float], None],
-) -> WarmStart:
-    config = recipe.warm_start
-    held, rest = config.check_problems, len(examples.tokens) - config.check_problems
-    dtypes = recipe.precision
-    trained = policy
-    if dtypes.trained_dtype != recipe.model.dtype:
-        trained = gemma.clone(policy, dtypes.trained_dtype)
-    graph, params = nnx.split(trained)
-    optimizer: Any = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(optax.schedules.linear_schedule(0.0, config.learning_rate, 20)),
-    )
-    if not dtypes.trained_dtype == dtypes.moments_dtype == "float32":
-        optimizer = precision.with_moments_in(optimizer, dtypes.moments_dtype)
-    opt_state = optimizer.init(params)
+def _programs(graph: Any, optimizer: Any, pad_id: int) -> tuple[Any, Any]:
+    """Return the compiled step, which uses up weights and optimizer state, and the accuracy."""
 
     def logits_of(params: Any, tokens: jax.Array) -> jax.Array:
         mask = tokens != pad_id
@@ -217,8 +197,33 @@ def _train(
         right = (guesses == tokens[:, 1:]) | ~is_answer[:, 1:]
         return jnp.mean(jnp.all(right, axis=-1))
 
-    step = jax.jit(step, donate_argnums=(0, 1))
-    accuracy_of = jax.jit(accuracy_of)
+    return jax.jit(step, donate_argnums=(0, 1)), jax.jit(accuracy_of)
+
+
+def _train(
+    recipe: recipe_lib.Recipe,
+    policy: gemma3.Gemma3,
+    examples: Examples,
+    mesh: jax.sharding.Mesh,
+    pad_id: int,
+    on_step: Callable[[int, float], None],
+) -> WarmStart:
+    config = recipe.warm_start
+    held, rest = config.check_problems, len(examples.tokens) - config.check_problems
+    dtypes = recipe.precision
+    trained = policy
+    if dtypes.trained_dtype != recipe.model.dtype:
+        trained = gemma.clone(policy, dtypes.trained_dtype)
+    graph, params = nnx.split(trained)
+    optimizer: Any = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(optax.schedules.linear_schedule(0.0, config.learning_rate, 20)),
+    )
+    if not dtypes.trained_dtype == dtypes.moments_dtype == "float32":
+        optimizer = precision.with_moments_in(optimizer, dtypes.moments_dtype)
+    opt_state = optimizer.init(params)
+
+    step, accuracy_of = _programs(graph, optimizer, pad_id)
     rng = np.random.default_rng([recipe.seed, 1])
     accuracy, done = 0.0, 0
     with mesh_lib.entered(mesh):

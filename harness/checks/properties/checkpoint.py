@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -143,14 +143,23 @@ def _compare_resumed(observed: Observed, known: Collection[str]) -> Iterator[Com
         trace.global_steps[-1],
         done + summary.global_steps - first,
     )
-    if {"resume-skips-data", "resume-restarts-noise"} & set(known):
-        # From here on the two runs draw other completions, and nothing of the
-        # one can be held against the other.
-        return
+    # Otherwise the two runs draw other completions from here on, and nothing of the one can be held
+    # against the other.
+    if not {"resume-skips-data", "resume-restarts-noise"} & set(known):
+        yield from _compare_what_follows(observed, drawn, wanted[first * per :])
+
+
+def _compare_what_follows(
+    observed: Observed, drawn: Sequence[Any], wanted: Sequence[Any]
+) -> Iterator[Comparison]:
+    """Compare all that a resumed run did with what the run that was not cut did from there on."""
+    summary = recipe_lib.summarize(observed["recipe"])
+    whole, resumed = observed["whole"], observed["resumed"]
+    trace, ended = resumed.trace, resumed.ended
     updates = whole.updates[resumed.step * summary.gradient_accumulation * len(_ROLES) :]
-    yield Comparison("number of groups", len(drawn), len(wanted[first * per :]))
+    yield Comparison("number of groups", len(drawn), len(wanted))
     yield Comparison("number of updates", len(trace.updates), len(updates))
-    for index, (got, want) in enumerate(zip(drawn, wanted[first * per :], strict=False)):
+    for index, (got, want) in enumerate(zip(drawn, wanted, strict=False)):
         yield Comparison(f"group {index}", _flat(got.example), _flat(want.example))
     for index, (got, want) in enumerate(zip(trace.updates, updates, strict=False)):
         for name in ("example", "after", "moments_after"):

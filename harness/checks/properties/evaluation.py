@@ -168,6 +168,10 @@ def _compare_all(observed: Observed, known: Collection[str]) -> Iterator[Compari
             [problem for look in by_role[1] for problem in look.problems],
             [problem for look in by_role[0] for problem in look.problems],
         )
+    yield from _compare_recorded(observed, known)
+
+
+def _compare_recorded(observed: Observed, known: Collection[str]) -> Iterator[Comparison]:
     recipe = observed["recipe"]
     batching, summary = recipe.batching, recipe_lib.summarize(recipe)
     case = Case(

@@ -258,6 +258,33 @@ def rollout_config(
     )
 
 
+def _training_config(
+    recipe: recipe_lib.Recipe, directory: pathlib.Path | None, run: str | None
+) -> rl_cluster.RLTrainingConfig:
+    """Return upstream's configuration of optimizers, batches, checkpoints and figures."""
+    batching = recipe.batching
+    # Orbax refuses relative folders, and only at the first checkpoint.
+    directory = directory.absolute() if directory else None
+    return rl_cluster.RLTrainingConfig(
+        actor_optimizer=make_optimizer(recipe, recipe.optimizers.actor_learning_rate),
+        critic_optimizer=make_optimizer(recipe, recipe.optimizers.critic_learning_rate),
+        max_steps=recipe_lib.max_steps(recipe),
+        eval_every_n_steps=recipe.evaluation.every_n_steps,
+        mini_batch_size=batching.mini_batch_size,
+        train_micro_batch_size=batching.train_micro_batch_size,
+        rollout_micro_batch_size=batching.rollout_micro_batch_size,
+        compute_logps_micro_batch_size=batching.compute_logps_micro_batch_size,
+        checkpoint_root_directory=str(directory / "checkpoints") if directory else None,
+        checkpointing_options=ocp.CheckpointManagerOptions(
+            save_interval_steps=recipe.checkpoints.save_interval_steps,
+            max_to_keep=recipe.checkpoints.max_to_keep,
+        ),
+        metrics_logging_options=backends.logger_options(recipe, directory, run)
+        if directory
+        else None,
+    )
+
+
 def make_cluster(
     recipe: recipe_lib.Recipe,
     *,
@@ -294,27 +321,7 @@ def make_cluster(
     """
     if fixes.stock:
         precision.check_stock(recipe)
-    batching = recipe.batching
-    # Orbax refuses relative folders, and only at the first checkpoint.
-    directory = directory.absolute() if directory else None
-    training = rl_cluster.RLTrainingConfig(
-        actor_optimizer=make_optimizer(recipe, recipe.optimizers.actor_learning_rate),
-        critic_optimizer=make_optimizer(recipe, recipe.optimizers.critic_learning_rate),
-        max_steps=recipe_lib.max_steps(recipe),
-        eval_every_n_steps=recipe.evaluation.every_n_steps,
-        mini_batch_size=batching.mini_batch_size,
-        train_micro_batch_size=batching.train_micro_batch_size,
-        rollout_micro_batch_size=batching.rollout_micro_batch_size,
-        compute_logps_micro_batch_size=batching.compute_logps_micro_batch_size,
-        checkpoint_root_directory=str(directory / "checkpoints") if directory else None,
-        checkpointing_options=ocp.CheckpointManagerOptions(
-            save_interval_steps=recipe.checkpoints.save_interval_steps,
-            max_to_keep=recipe.checkpoints.max_to_keep,
-        ),
-        metrics_logging_options=backends.logger_options(recipe, directory, (note or {}).get("run"))
-        if directory
-        else None,
-    )
+    training = _training_config(recipe, directory, (note or {}).get("run"))
     in_place = registry.fixes_of(fixes)
     for fix in in_place:
         fix.training(training)
