@@ -198,6 +198,16 @@ def _sampled(patch):
     patch(sampler_lib.Sampler, "init_sample_state", sampled)
 
 
+def _plain_number_of_prompt_tokens(patch):
+    plain = sampler_lib.Sampler.init_sample_state
+
+    def started(self, all_input_ids, *args, **kwargs):
+        state = plain(self, all_input_ids, *args, **kwargs)
+        return dataclasses.replace(state, num_input_tokens=all_input_ids.shape[1])
+
+    patch(sampler_lib.Sampler, "init_sample_state", started)
+
+
 def _zero_epsilon(patch):
     patch(ppo_learner.PPOConfig, "__post_init__", lambda self: None)
 
@@ -270,6 +280,7 @@ RIGHT = {
     "resume-restarts-noise": _advanced_seed,
     "resume-skips-data": _shared_position,
     "reward-truncated": _float_rewards,
+    "sampler-state-static-array": _plain_number_of_prompt_tokens,
     "seed-array-donated": _copied_seed,
     "shuffle-without-effect": _whole_batches,
     "top-p-none-greedy": _sampled,

@@ -1,6 +1,8 @@
 """Generation for evaluation, by upstream's sampler."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -9,6 +11,18 @@ from tunix.generate import sampler as sampler_lib
 from harness import models
 from harness import recipe as recipe_lib
 from harness.tokenizer import Tokenizer
+
+
+class _Sampler(sampler_lib.Sampler):
+    """Upstream's sampler, without the array in the key of its programs.
+
+    See the known issue `sampler-state-static-array`: evaluation must not make a training fail that
+    is traced when its programs are collected.
+    """
+
+    def init_sample_state(self, all_input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        state = super().init_sample_state(all_input_ids, *args, **kwargs)
+        return dataclasses.replace(state, num_input_tokens=int(all_input_ids.shape[1]))
 
 
 class Generator:
@@ -33,7 +47,7 @@ class Generator:
         self._mesh = mesh
         self.model = model
         self._end_ids = tokenizer.end_ids(recipe.rollout.stop_tokens)
-        self._sampler = sampler_lib.Sampler(
+        self._sampler = _Sampler(
             model,
             tokenizer,
             sampler_lib.CacheConfig(

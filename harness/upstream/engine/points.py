@@ -56,6 +56,10 @@ class Fix:
         """Return the ids of the tokens that end a sequence."""
         return ids
 
+    def sampling_state(self, state: Any, ids: Any) -> Any:
+        """Return the state with which a generation of prompts `ids` [B, P] begins."""
+        return state
+
     def decode_state(self, state: Any) -> Any:
         """Return the state with which decoding begins."""
         return state

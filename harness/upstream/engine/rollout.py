@@ -106,6 +106,13 @@ class EngineSampler(sampler_lib.Sampler):
         copy = [each.get_raw_value() for each in self._copy.state(policy)]
         return [each for each in copy if id(each) not in owned]
 
+    def init_sample_state(self, all_input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        """Begin a generation; see upstream."""
+        state = super().init_sample_state(all_input_ids, *args, **kwargs)
+        for fix in self._fixes:
+            state = fix.sampling_state(state, all_input_ids)
+        return state
+
     def _decode_fn(self, params: Any, sampling_state: Any) -> Any:
         for fix in self._fixes:
             sampling_state = fix.decode_state(sampling_state)
