@@ -3,7 +3,7 @@
 Expected: what tells two of the sampler's programs apart is plain values, so that the states of two
 generations compare alike wherever they are compared.
 Got: `num_input_tokens`, a static field of the state, is a `jax.Array`. Comparing it while another
-function is traced, as JAX's caches do when a sampler is collected just then, fails in that trace.
+function is traced, as a cache of JAX may at any time, fails in that trace.
 """
 
 import dataclasses
